@@ -1,0 +1,1 @@
+"""Sessions, the voice turn, the composition root and the command line: the only package that knows all others."""

@@ -1,0 +1,1 @@
+"""Tools: what the device itself can do (MCP, legacy IoT) and what the home can do."""
