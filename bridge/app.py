@@ -1,0 +1,302 @@
+"""The composition root: builds everything from the settings, serves, and takes it down again.
+
+Order: models found, audio socket, MQTT front, HTTP; only then is the process ready. Engines are loaded afterwards, in
+their own threads, so that a device can connect at once and the first turn is like the later ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import structlog
+from mqtt_control.front import Front
+from ota.activation import Activation
+from ota.api import Endpoints, build_app
+from ota.devices import DeviceStore
+from ota.server import HttpServer
+from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad, models_needed
+from providers.models import ModelStore
+from settings.load import Loaded
+from udp_audio.opus import load_library
+from udp_audio.server import AudioServer
+
+from bridge.address import lan_address
+from bridge.banner import Facts, banner
+from bridge.errors import OperatorError
+from bridge.observe import Metrics
+from bridge.prompt import system_prompt
+from bridge.registry import AudioEndpoint, Registry
+from bridge.scope import task_scope
+from bridge.session import Services
+from bridge.skills import Skills
+from bridge.turn import Engines
+from providers.base import IntentRecognizer, Llm, Message, ModelMissing, ProviderError, SpeechToText, TextToSpeech, Vad
+from settings.model import SettingsTree
+
+log = structlog.get_logger(__name__)
+
+PORTS_TRIED = 50
+FAREWELL_S = 0.3
+CODEC_THREADS = 2
+
+
+def run(loaded: Loaded) -> int:
+    """Serve until SIGINT or SIGTERM. Raises OperatorError with a sentence when it cannot."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        asyncio.run(serve(loaded))
+    else:
+        uvloop.run(serve(loaded))
+    return 0
+
+
+async def serve(loaded: Loaded, *, ready: Callable[[Facts], None] | None = None, stop: asyncio.Event | None = None) -> None:
+    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect."""
+    stop = stop or asyncio.Event()
+    async with bridge(loaded) as facts:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # not on the main thread, or not on this system
+                loop.add_signal_handler(name, stop.set)
+        (ready or announce)(facts)
+        await stop.wait()
+        log.info("stopping")
+
+
+def announce(facts: Facts) -> None:
+    """The ready line: a page for people on a terminal, one log line for machines."""
+    log.info("ready", **facts.as_log())
+    print(banner(facts), flush=True)  # noqa: T201 - this is what the operator came for
+
+
+@asynccontextmanager
+async def bridge(loaded: Loaded) -> AsyncIterator[Facts]:
+    """The running bridge; leaving the block says goodbye to all devices and closes everything."""
+    settings = loaded.tree
+    load_library()
+    timezone = _timezone(settings)
+    _make_directory(settings.data_dir)
+    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
+    await _find_models(settings, store)
+    engines = _Providers.build(settings, store)
+    metrics = Metrics()
+    codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+    services = Services(
+        settings=settings,
+        engines=Engines(asr=engines.asr, llm=engines.llm, tts=engines.tts, intents=engines.intents, codec=codec),
+        vad=engines.vad,
+        skills=Skills(assistant_name=settings.assistant.name, timezone=timezone),
+        metrics=metrics,
+        timezone=timezone,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(codec.shutdown, wait=False, cancel_futures=True)
+        stack.push_async_callback(engines.aclose)
+        devices = DeviceStore()
+        await devices.open(settings.data_dir / "devices.sqlite3")
+        stack.push_async_callback(devices.aclose)
+        tasks = await stack.enter_async_context(task_scope())
+        audio = AudioServer()
+        udp_port = await _bind(
+            loaded,
+            "udp.port",
+            settings.udp.port,
+            lambda port: audio.start(host=settings.udp.host, port=port, receive_buffer_bytes=settings.udp.receive_buffer_bytes),
+        )
+        stack.push_async_callback(audio.aclose)
+        host = settings.advertise.host or lan_address() or "127.0.0.1"
+        audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
+        registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
+        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
+        registry.attach(front)
+        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
+        stack.push_async_callback(front.aclose)
+        tls_port = await _start_tls(loaded, front)
+        _publish_stats(metrics, registry, front, audio)
+        activation = Activation(devices)
+        http = HttpServer()
+        endpoint_port = settings.advertise.mqtt_port or mqtt_port
+        is_ready = [False]
+        app = build_app(
+            store=devices,
+            activation=activation,
+            settings=settings,
+            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port),
+            ready=lambda: is_ready[0],
+            metrics=metrics.exposition,
+        )
+        http_port = await _bind(loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port))
+        stack.push_async_callback(http.aclose)
+        stack.push_async_callback(_say_goodbye, registry)
+        tasks.create_task(metrics.watch_lag(), name="loop lag")
+        tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
+        is_ready[0] = True
+        yield Facts(
+            version=version("xiaozhi-bridge"),
+            host=host,
+            found_by_itself=settings.advertise.host is None,
+            http_port=http_port,
+            mqtt_port=mqtt_port,
+            mqtt_tls_port=tls_port,
+            udp_port=udp_port,
+            enrolment=settings.enrolment,
+            vad=settings.vad.kind,
+            asr=_describe(settings.asr),
+            llm=_describe(settings.llm),
+            tts=_describe(settings.tts),
+            data_dir=settings.data_dir,
+        )
+        is_ready[0] = False
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Providers:
+    vad: Vad
+    asr: SpeechToText
+    llm: Llm
+    tts: TextToSpeech
+    intents: IntentRecognizer
+
+    @classmethod
+    def build(cls, settings: SettingsTree, store: ModelStore) -> _Providers:
+        return cls(
+            vad=build_vad(settings.vad, store=store),
+            asr=build_asr(settings.asr, store=store),
+            llm=build_llm(settings.llm, store=store),
+            tts=build_tts(settings.tts, store=store),
+            intents=build_intents(settings.intent, store=store),
+        )
+
+    async def warm(self, prompt: str) -> None:
+        """Load what the first turn will need, in the order in which it needs it. What fails is logged: turns will say so."""
+        loop = asyncio.get_running_loop()
+        steps = (
+            ("vad", self.vad.warm),
+            ("asr", self.asr.warm),
+            ("intents", self.intents.warm),
+            ("tts", self.tts.warm),
+            ("llm", partial(self.llm.warm, [Message("system", prompt)])),
+        )
+        for name, warm in steps:
+            started = loop.time()
+            try:
+                await warm()
+            except ProviderError as error:
+                log.warning("an engine could not be loaded", engine=name, error=str(error))
+            else:
+                log.info("engine loaded", engine=name, ms=round((loop.time() - started) * 1000))
+        log.info("all engines are warm")
+
+    async def aclose(self) -> None:
+        for engine in (self.llm, self.tts, self.intents, self.asr, self.vad):
+            await engine.aclose()
+
+
+async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
+    """Every model that the settings name is on this machine, fetched or assembled now if need be. Raises OperatorError."""
+    for name, required in models_needed(settings):
+        try:
+            await asyncio.to_thread(store.resolve, name)
+        except ModelMissing as error:
+            if required:
+                raise OperatorError(str(error)) from error
+            log.warning("a model is missing", model=name, error=str(error))
+
+
+async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awaitable[int]]) -> int:
+    """The port that was bound. A default port that is taken moves to the next free one; one that was set must be free."""
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
+        try:
+            bound = await start(candidate)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise OperatorError(f"Cannot listen on {path} {candidate}: {error.strerror or error}.") from error
+            if loaded.was_set(path):
+                raise OperatorError(
+                    f"Port {candidate} ({path}) is in use by another program. "
+                    f"Stop that program, or set {path} to another port (0: any free one)."
+                ) from error
+            continue
+        if port and bound != port:
+            log.warning("the default port is taken, so another is used", setting=path, taken=port, used=bound)
+        return bound
+    raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
+
+
+async def _start_tls(loaded: Loaded, front: Front) -> int | None:
+    tls = loaded.tree.mqtt.tls
+    if tls.certificate is None and tls.private_key is None:
+        return None
+    if tls.certificate is None or tls.private_key is None:
+        raise OperatorError("mqtt.tls needs both certificate and private_key.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
+    return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+
+
+def _publish_stats(metrics: Metrics, registry: Registry, front: Front, audio: AudioServer) -> None:
+    metrics.stats.add("mqtt", lambda: front.stats)
+    metrics.stats.add("udp", lambda: audio.stats)
+    metrics.stats.add(
+        "bridge",
+        lambda: {
+            "devices_connected": float(sum(device.connected for device in registry.devices)),
+            "sessions": float(len(registry.sessions)),
+            "hellos": registry.hellos,
+            "hellos_refused": registry.hellos_refused,
+            "stale_messages": registry.stale_messages,
+        },
+    )
+
+
+async def _say_goodbye(registry: Registry) -> None:
+    """Every session says goodbye before the listeners close."""
+    registry.end_all("the server is stopping")
+    loop = asyncio.get_running_loop()
+    until = loop.time() + FAREWELL_S
+    while registry.sessions and loop.time() < until:  # noqa: ASYNC110 - once, at the end of the process
+        await asyncio.sleep(0.01)
+
+
+def _describe(config: object) -> str:
+    """Provider kind and, when it has one, the model or voice."""
+    kind = str(getattr(config, "kind", ""))
+    detail = getattr(config, "model", None) or getattr(config, "voice", None)
+    return f"{kind} ({detail})" if detail else kind
+
+
+def _timezone(settings: SettingsTree) -> tzinfo | None:
+    name = settings.assistant.timezone
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise OperatorError(f"assistant.timezone {name!r} is not a known time zone: use an IANA name such as Europe/Berlin.") from error
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"The data directory {path} cannot be made: {error.strerror}. Set data_dir to a place that can be written."
+        ) from error

@@ -1,0 +1,68 @@
+"""What a person reads when the bridge is ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Where the running bridge is and what it runs on."""
+
+    version: str
+    host: str
+    found_by_itself: bool
+    http_port: int
+    mqtt_port: int
+    mqtt_tls_port: int | None
+    udp_port: int
+    enrolment: str
+    vad: str
+    asr: str
+    llm: str
+    tts: str
+    data_dir: Path
+
+    @property
+    def ota_url(self) -> str:
+        """The address that a device is given."""
+        return f"http://{self.host}:{self.http_port}/xiaozhi/ota/"
+
+    def as_log(self) -> dict[str, object]:
+        """The same as flat facts."""
+        return {
+            "ota_url": self.ota_url,
+            "http_port": self.http_port,
+            "mqtt_port": self.mqtt_port,
+            "udp_port": self.udp_port,
+            "enrolment": self.enrolment,
+            "asr": self.asr,
+            "llm": self.llm,
+            "tts": self.tts,
+            "version": self.version,
+        }
+
+
+def banner(facts: Facts) -> str:
+    """The page for a terminal, without colour."""
+    tls = f", TLS on {facts.mqtt_tls_port}" if facts.mqtt_tls_port else ""
+    how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
+    if facts.host.startswith("127."):
+        how = "only this machine can reach it: set advertise.host to the address that devices see"
+    return f"""
+  XiaoZhi bridge {facts.version} is ready.
+
+  OTA address for devices   {facts.ota_url}
+                            ({how})
+  MQTT                      {facts.mqtt_port}{tls}
+  UDP audio                 {facts.udp_port}
+  new devices               {facts.enrolment}
+  hears with                {facts.vad}, {facts.asr}
+  thinks with               {facts.llm}
+  speaks with               {facts.tts}
+  keeps its data in         {facts.data_dir.resolve()}
+
+  Try it without a device, in another terminal:
+      xiaozhi-bridge device --ota-url {facts.ota_url} --wav examples/question_en.wav
+"""

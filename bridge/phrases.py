@@ -1,0 +1,49 @@
+"""What the bridge itself says, per language. Another language is another entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """The sentences of one language."""
+
+    one_moment: str
+    did_not_hear: str
+    """Recognition failed."""
+    cannot_think: str
+    """The language model failed."""
+    cannot_speak: str
+    """Synthesis failed: shown, not spoken."""
+    went_wrong: str
+
+
+_PHRASES = {
+    "en": Phrases(
+        one_moment="One moment.",
+        did_not_hear="Sorry, my speech recognition is not working right now.",
+        cannot_think="Sorry, I cannot reach my language model right now.",
+        cannot_speak="My voice is not working right now.",
+        went_wrong="Sorry, something went wrong.",
+    ),
+    "zh": Phrases(
+        one_moment="请稍等。",
+        did_not_hear="抱歉，语音识别暂时不可用。",
+        cannot_think="抱歉，我暂时连接不上语言模型。",
+        cannot_speak="语音合成暂时不可用。",
+        went_wrong="抱歉，出了点问题。",
+    ),
+}
+
+
+def phrases(language: str) -> Phrases:
+    """The phrases of a language code such as ``zh`` or ``zh-CN``; English when it is unknown."""
+    return _PHRASES.get(language.lower().partition("-")[0], _PHRASES["en"])
+
+
+def language_of(text: str) -> str:
+    """``zh`` when Han characters prevail, else ``en``: for text whose language nobody has told."""
+    han = sum(1 for character in text if "\u4e00" <= character <= "\u9fff")
+    letters = sum(1 for character in text if character.isascii() and character.isalpha())
+    return "zh" if han * 3 > letters else "en"

@@ -1,0 +1,192 @@
+"""Cuts a stream of text into what is spoken at once: an early clause first, then whole sentences.
+
+Pure. Knows the full stops of many scripts and what only looks like one: decimals, abbreviations, initials, list
+numbers, host names. A mark at the end of what has arrived is undecided until the next character is seen.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+FULL_STOPS = frozenset("。！？…｡．؟۔।॥።၊။‽")
+"""End a sentence wherever they stand."""
+ASCII_STOPS = frozenset(".!?")
+"""End a sentence before white space, a closing mark or a CJK character."""
+CLAUSE_MARKS = frozenset(",，、;；:：—–،؛")
+CLOSERS = frozenset("\"'”’」』）)]】》»")
+ABBREVIATIONS = frozenset("mr mrs ms dr prof sr jr st vs e.g i.e z.b d.h bzw".split())
+"""Never end a sentence."""
+SOFT_ABBREVIATIONS = frozenset("etc a.m p.m u.s u.k no nr fig inc ltd approx ca usw".split())
+"""End one only before a capital."""
+
+FIRST_CLAUSE_CJK = 6
+FIRST_CLAUSE_WORDS = 3
+LONGEST = 240
+"""Characters after which a sentence without an end is cut at its last clause or space."""
+
+
+def is_cjk(character: str) -> bool:
+    """True for Han, Kana and Hangul characters and full-width forms."""
+    code = ord(character)
+    return 0x2E80 <= code <= 0x9FFF or 0xAC00 <= code <= 0xD7AF or 0xF900 <= code <= 0xFAFF or 0xFF00 <= code <= 0xFFEF or code >= 0x20000
+
+
+def speakable_length(text: str) -> tuple[int, int]:
+    """CJK characters and words of other scripts in ``text``."""
+    cjk = sum(1 for character in text if is_cjk(character) and unicodedata.category(character)[0] == "L")
+    words = sum(1 for word in text.split() if any(c.isalnum() and not is_cjk(c) for c in word))
+    return cjk, words
+
+
+class SentenceSplitter:
+    """Feed it deltas, take sentences; :meth:`flush` at the end. Joined, its output is its input but for white space."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._scanned = 0
+        self._first = True
+
+    def feed(self, delta: str) -> list[str]:
+        """The sentences completed by this piece of text."""
+        self._text += delta
+        out: list[str] = []
+        while (end := self._next_end()) is not None:
+            self._take(end, out)
+        return out
+
+    def flush(self) -> list[str]:
+        """What is left, as one last piece; the splitter starts over."""
+        out: list[str] = []
+        self._take(len(self._text), out)
+        self._first = True
+        return out
+
+    def _take(self, end: int, out: list[str]) -> None:
+        piece, self._text, self._scanned = self._text[:end].strip(), self._text[end:], 0
+        if piece:
+            out.append(piece)
+            self._first = False
+
+    def _next_end(self) -> int | None:
+        text = self._text
+        for index in range(self._scanned, len(text)):
+            end = index + 1 if text[index] == "\n" else self._end_at(index)
+            if end is None:
+                self._scanned = index
+                return self._too_long()
+            # Punctuation or an emoji alone goes with what follows.
+            if end and any(character.isalnum() for character in text[:end]):
+                return end
+        self._scanned = len(text)
+        return self._too_long()
+
+    def _end_at(self, index: int) -> int | None:
+        """Where the piece that ends with the mark at ``index`` ends; 0 when it does not end; None when more must be seen."""
+        text, character = self._text, self._text[index]
+        if character in FULL_STOPS or character in ASCII_STOPS:
+            after = index + 1
+            while after < len(text) and (text[after] in FULL_STOPS or text[after] in ASCII_STOPS or text[after] in CLOSERS):
+                after += 1
+            if after == len(text):
+                return None
+            if character in FULL_STOPS:
+                return after
+            return self._ascii_end(index, after)
+        if self._first and character in CLAUSE_MARKS:
+            return self._clause_end(index)
+        return 0
+
+    def _ascii_end(self, index: int, after: int) -> int | None:
+        """As :meth:`_end_at`, for an ASCII mark at ``index`` whose run of marks and closers ends before ``after``."""
+        following = self._text[after]
+        if not (following.isspace() or is_cjk(following)):
+            return 0
+        if self._text[index] != ".":
+            return after
+        words = self._text[:index].split()
+        word = words[-1].lstrip("\"'([“‘").lower() if words else ""
+        if word in SOFT_ABBREVIATIONS:
+            rest = self._text[after:].lstrip()
+            return None if not rest else after if not (rest[0].islower() or rest[0].isdigit()) else 0
+        if word in ABBREVIATIONS or (len(word) == 1 and word.isalpha()):
+            return 0
+        # "1. Milk": a list number, unless the sentence so far has words before it
+        return 0 if word.isdigit() and len(word) <= 2 and len(words) == 1 else after
+
+    def _clause_end(self, index: int) -> int | None:
+        if index + 1 == len(self._text):
+            return None
+        following = self._text[index + 1]
+        if self._text[index] in ",:" and not (following.isspace() or is_cjk(following)):
+            return 0
+        cjk, words = speakable_length(self._text[:index])
+        return index + 1 if cjk >= FIRST_CLAUSE_CJK or words >= FIRST_CLAUSE_WORDS else 0
+
+    def _too_long(self) -> int | None:
+        if len(self._text) <= LONGEST:
+            return None
+        head = self._text[:LONGEST]
+        for index in range(LONGEST - 1, LONGEST // 2, -1):
+            if head[index] in CLAUSE_MARKS:
+                return index + 1
+        space = head.rfind(" ", LONGEST // 2)
+        return space + 1 if space > 0 else LONGEST
+
+
+_UNFINISHED_EN = frozenset(
+    (
+        "and or but so because if when while the a an of to for with in on at from by my your his her their our is are was were"
+        " that which who what's where's how's not then than as about into like"
+    ).split()
+)
+_UNFINISHED_ZH = ("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话")
+
+
+def sounds_unfinished(text: str) -> bool:
+    """True when the words so far ask for more: they end with a conjunction, an article, a comma, an ellipsis or a hesitation.
+
+    >>> sounds_unfinished("Turn on the"), sounds_unfinished("Turn on the light.")
+    (True, False)
+    """
+    text = text.strip()
+    if not text:
+        return False
+    if text.endswith((",", "，", "、", "...", "…", "-", "—", "–")):
+        return True
+    bare = text.rstrip(".。!！?？ ").lower()
+    if text[-1] in "?？!！":
+        return False
+    last = bare.split()[-1] if bare.split() else ""
+    return last in _UNFINISHED_EN or bare.endswith(_UNFINISHED_ZH) or last in {"um", "uh", "er", "hmm"}
+
+
+def bare(text: str) -> str:
+    """Letters and digits only, case folded: for comparing what was heard.
+
+    >>> bare("Hi, ESP!")
+    'hiesp'
+    """
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def without_prefix(text: str, prefix: str) -> str:
+    """``text`` without the words at its start that are ``prefix`` (a :func:`bare` string), however punctuated.
+
+    >>> without_prefix("Hi ESP, what time is it?", "hiesp")
+    'what time is it?'
+    """
+    if not prefix:
+        return text
+    left = prefix
+    for index, character in enumerate(text):
+        folded = bare(character)
+        if not folded:
+            continue
+        if not left.startswith(folded):
+            return text
+        left = left[len(folded) :]
+        if not left:
+            rest = text[index + 1 :]
+            inside_word = rest[:1].isalnum() and not is_cjk(rest[0])
+            return text if inside_word else rest.lstrip(" ,.!?，。！？、;；:：")
+    return text
