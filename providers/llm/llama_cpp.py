@@ -137,6 +137,9 @@ class LlamaCpp:
                 async with aclosing(self._answer(messages, tools if self.tools else ())) as events:
                     async for event in events:
                         yield event
+            except ProviderError:
+                self.stats.failed += 1
+                raise
             except _ContextExceededError as error:
                 shorter = _without_oldest_turns(messages)
                 if len(shorter) == len(messages):
@@ -149,7 +152,9 @@ class LlamaCpp:
                 return
 
     async def aclose(self) -> None:
-        """Stop what runs and free the model. Answers under way end early, with what they have."""
+        """Stop what runs and free the model; idempotent. Answers under way end early, with what they have."""
+        if self._closed:
+            return
         self._closed = True
         for gate in self._gates:
             gate.stop()
@@ -190,7 +195,6 @@ class LlamaCpp:
         kind = error.get("type") if isinstance(error, dict) else None
         if kind == "exceed_context_size_error":
             raise _ContextExceededError
-        self.stats.failed += 1
         text = str(error.get("message", "no reason given") if isinstance(error, dict) else error)[:200]
         raise ProviderError(f"llama.cpp refused the prompt: {text}", provider=PROVIDER)
 
@@ -231,7 +235,7 @@ class LlamaCpp:
         path = _gguf(self._store.resolve(self._config.model))
         with tempfile.TemporaryDirectory(prefix="llama-") as private:
             try:
-                self._server = xllamacpp.Server(self._parameters(xllamacpp, path, socket=Path(private) / "socket"))
+                self._server = xllamacpp.Server(self._parameters(xllamacpp, path, socket=Path(private) / "llama.sock"))
             except RuntimeError as error:
                 message = f"llama.cpp cannot load {path.name}: the file is damaged, or there is not enough memory"
                 raise ProviderUnavailable(message, provider=PROVIDER) from error
@@ -254,7 +258,7 @@ class LlamaCpp:
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = self._config.threads
         parameters.cache_ram_mib = 0  # else up to 8 GiB of old prompts
-        parameters.hostnames = [str(socket)]
+        parameters.hostnames = [str(socket)]  # by its ending .sock it knows that this is no TCP address
         parameters.api_keys = [secrets.token_urlsafe(32)]
         parameters.n_threads_http = 1
         parameters.ui = False
