@@ -1,0 +1,89 @@
+"""Speech from any endpoint that offers OpenAI's ``/audio/speech``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from providers import openai_sdk
+from providers.base import PcmFrame, ProviderRejected, ProviderUnavailable
+from providers.tts.envelope import Envelope
+from providers.tts.pcm_stream import PcmStream, UnknownAudioError
+from providers.tts.text import speakable
+from settings import providers as configs
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_PROVIDER: Final = "openai"
+
+
+class OpenAiTts:
+    """Asks for raw PCM and passes it on as it arrives. Servers that send a WAV file instead are understood too."""
+
+    def __init__(self, config: configs.OpenAiTts) -> None:
+        self._config = config
+        self._sdk: AsyncOpenAI | None = None
+        self._making = asyncio.Lock()
+        self._closed = False
+
+    async def warm(self) -> None:
+        """Import the SDK and open a connection; an endpoint that does not answer is no error yet. Idempotent."""
+        if self._sdk is None:
+            await openai_sdk.warm(await self._client())
+
+    async def synthesize(self, text: str) -> AsyncGenerator[PcmFrame, None]:
+        """The speech of one sentence as it comes. Cancelled or closed, the request is dropped and the pool stays usable."""
+        spoken = speakable(text)
+        if not spoken:
+            return
+        sdk = await self._client()
+        host = openai_sdk.where(self._config.base_url)
+        async with AsyncExitStack() as stack:
+            with openai_sdk.translated_errors(_PROVIDER, self._config.base_url):
+                response = await stack.enter_async_context(
+                    sdk.audio.speech.with_streaming_response.create(
+                        model=self._config.model, voice=self._config.voice, input=spoken, response_format="pcm", **self._options()
+                    )
+                )
+                pieces = response.iter_bytes()
+            try:
+                stream = PcmStream(sample_rate_hz=self._config.sample_rate_hz, content_type=response.headers.get("content-type", ""))
+                envelope: Envelope | None = None
+                while (piece := await self._next(pieces)) is not None:
+                    samples = stream.feed(piece)
+                    if not len(samples):
+                        continue
+                    envelope = envelope or Envelope(stream.sample_rate_hz)
+                    if len(settled := envelope.feed(samples)):
+                        yield PcmFrame(settled, stream.sample_rate_hz)
+            except UnknownAudioError as error:
+                raise ProviderRejected(f"{host} sent {error}; it must support response_format pcm or wav", provider=_PROVIDER) from error
+            if envelope is None:
+                raise ProviderUnavailable(f"{host} sent no sound", provider=_PROVIDER)
+            if len(rest := envelope.finish()):
+                yield PcmFrame(rest, stream.sample_rate_hz)
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        self._closed = True
+        sdk, self._sdk = self._sdk, None
+        if sdk is not None:
+            await sdk.close()
+
+    async def _client(self) -> AsyncOpenAI:
+        async with self._making:
+            if self._closed:
+                raise ProviderUnavailable("the voice has been closed", provider=_PROVIDER)
+            if self._sdk is None:
+                self._sdk = await openai_sdk.client(self._config)
+            return self._sdk
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        with openai_sdk.translated_errors(_PROVIDER, self._config.base_url):
+            return await anext(pieces, None)
+
+    def _options(self) -> dict[str, Any]:
+        return {} if self._config.speed is None else {"speed": self._config.speed}
