@@ -6,7 +6,7 @@ The firmware takes a wrong JSON type for a missing argument (device protocol §9
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 _TRUE = frozenset({"true", "on", "yes", "1"})
 _FALSE = frozenset({"false", "off", "no", "0"})
@@ -80,7 +80,7 @@ def _within(name: str, rules: dict[str, Any], number: float) -> float:
     return number
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -66,7 +66,7 @@ class ToolBox:
         return [tool.spec for tool in self._local.values()] + [self._spec(tool) for tool in self._device_tools()]
 
     def find(self, device_name: str) -> ToolSpec | None:
-        """The tool with this device name (``self.audio_speaker.set_volume``, ``Speaker.SetVolume``) or local name."""
+        """The tool with this device name (``self.audio_speaker.set_volume``, ``Speaker.SetVolume``) or model name."""
         local = self._local.get(device_name)
         if local is not None:
             return local.spec
@@ -81,7 +81,7 @@ class ToolBox:
         local = self._local.get(name)
         if local is not None:
             return await local.call(arguments)
-        tool = self._device_tool(self._names.device(name) or name)
+        tool = self._device_tool(name)
         if tool is None:
             return ToolResult(f"There is no tool named {bounded_text(name, limit=64)}.", is_error=True)
         try:
@@ -95,8 +95,9 @@ class ToolBox:
         if self._things is not None:
             yield from self._things.tools()
 
-    def _device_tool(self, device_name: str) -> DeviceTool | StateTool | MethodTool | None:
-        return next((tool for tool in self._device_tools() if tool.name == device_name), None)
+    def _device_tool(self, name: str) -> DeviceTool | StateTool | MethodTool | None:
+        """The tool with this device name or model name."""
+        return next((tool for tool in self._device_tools() if name in (tool.name, self._names.safe(tool.name))), None)
 
     def _spec(self, tool: DeviceTool | StateTool | MethodTool) -> ToolSpec:
         name = self._names.safe(tool.name)
@@ -131,10 +132,6 @@ class ToolBox:
         return ToolResult("ok")
 
     # -- capabilities, whichever way the device has them ---------------------------------------------------------------
-    def device_name_of(self, safe_name: str) -> str | None:
-        """The device name behind a model name, None for local and unknown tools."""
-        return self._names.device(safe_name)
-
     @property
     def can_set_volume(self) -> bool:
         return self._capable(SET_VOLUME, _LEGACY_VOLUME)
