@@ -42,6 +42,17 @@ class SileroVad(ProviderConfig):
     pre_roll_ms: int = Field(400, ge=0, le=2000, description="audio kept from before the first voiced frame")
 
 
+class PluginVad(PluginConfig):
+    """Another package's voice activity detector: its own options, and the timing that the bridge applies to any detector."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    release_threshold: float = Field(0.35, gt=0, lt=1)
+    silence_ms: int = Field(500, ge=100, le=5000)
+    max_silence_ms: int = Field(1200, ge=100, le=10000)
+    min_speech_ms: int = Field(128, ge=32, le=2000)
+    pre_roll_ms: int = Field(400, ge=0, le=2000)
+
+
 # -- speech to text ----------------------------------------------------------------------------------------------------
 class WhisperAsr(ProviderConfig):
     kind: Literal["whisper"] = "whisper"
