@@ -27,11 +27,6 @@ from ota.activation import Activation
 from ota.api import Endpoints, build_app
 from ota.devices import DeviceStore
 from ota.server import HttpServer
-from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad, models_needed
-from providers.models import ModelStore
-from settings.load import Loaded
-from udp_audio.opus import load_library
-from udp_audio.server import AudioServer
 
 from bridge.address import lan_address
 from bridge.banner import Facts, banner
@@ -44,7 +39,13 @@ from bridge.session import Services
 from bridge.skills import Skills
 from bridge.turn import Engines
 from providers.base import IntentRecognizer, Llm, Message, ModelMissing, ProviderError, SpeechToText, TextToSpeech, Vad
+from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad
+from providers.inventory import models_needed
+from providers.models import ModelStore
+from settings.load import Loaded
 from settings.model import SettingsTree
+from udp_audio.opus import require_library
+from udp_audio.server import AudioServer
 
 log = structlog.get_logger(__name__)
 
@@ -84,15 +85,19 @@ def announce(facts: Facts) -> None:
 
 
 @asynccontextmanager
-async def bridge(loaded: Loaded) -> AsyncIterator[Facts]:
-    """The running bridge; leaving the block says goodbye to all devices and closes everything."""
+async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStore], Providers] | None = None) -> AsyncIterator[Facts]:
+    """The running bridge; leaving the block says goodbye to all devices and closes everything.
+
+    ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
+    """
     settings = loaded.tree
-    load_library()
+    require_library()
     timezone = _timezone(settings)
     _make_directory(settings.data_dir)
     store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
-    await _find_models(settings, store)
-    engines = _Providers.build(settings, store)
+    if providers is None:
+        await _find_models(settings, store)
+    engines = (providers or Providers.build)(settings, store)
     metrics = Metrics()
     codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
     services = Services(
@@ -165,7 +170,9 @@ async def bridge(loaded: Loaded) -> AsyncIterator[Facts]:
 
 # -- parts -----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class _Providers:
+class Providers:
+    """The engines of one process."""
+
     vad: Vad
     asr: SpeechToText
     llm: Llm
@@ -173,7 +180,7 @@ class _Providers:
     intents: IntentRecognizer
 
     @classmethod
-    def build(cls, settings: SettingsTree, store: ModelStore) -> _Providers:
+    def build(cls, settings: SettingsTree, store: ModelStore) -> Providers:
         return cls(
             vad=build_vad(settings.vad, store=store),
             asr=build_asr(settings.asr, store=store),

@@ -13,14 +13,15 @@ from typing import Protocol
 
 import numpy as np
 import structlog
-from udp_audio.channel import UplinkFrame
-from udp_audio.opus import OpusDecoder, OpusError, is_dtx
-from udp_audio.server import AudioChannel
 
 from bridge.dialogue import Mode
 from bridge.endpointing import Endpointer, Mark
 from providers.base import Pcm, PcmFrame, VadStream
 from settings.providers import VadConfig
+from udp_audio.channel import UplinkFrame
+from udp_audio.errors import OpusError
+from udp_audio.opus import OpusDecoder, is_dtx
+from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 

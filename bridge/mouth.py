@@ -6,12 +6,13 @@ turn's stages are doing, and what they still say afterwards reaches nobody.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
-from mqtt_control.messages import Alert, LlmEmotion, Outbound, Stt, TtsSentenceStart, TtsStart, TtsStop
-from udp_audio.server import AudioChannel
-
 from bridge.emotions import known
+from mqtt_control.messages import Alert, LlmEmotion, Outbound, Stt, TtsSentenceStart, TtsStart, TtsStop
+from udp_audio.errors import ChannelClosed
+from udp_audio.server import AudioChannel
 
 
 class Mouth:
@@ -67,8 +68,12 @@ class Mouth:
             self._send(TtsSentenceStart(session_id=self._session_id, text=text))
 
     def audio(self, packet: bytes) -> None:
-        if not self._shut:
+        if self._shut:
+            return
+        try:
             self._channel.send(packet, timestamp_ms=self._next_timestamp_ms())
+        except ChannelClosed:
+            self.mute()
 
     def speech_stops(self) -> None:
         if self._speaking:
@@ -81,4 +86,5 @@ class Mouth:
             self._send(Alert(session_id=self._session_id, status="XiaoZhi bridge", message=text, emotion="sad"))
 
     async def address_known(self) -> None:
-        await self._channel.address_known()
+        with contextlib.suppress(ChannelClosed):
+            await self._channel.reachable()

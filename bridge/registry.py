@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+
+from bridge.history import History
+from bridge.session import Services, Session
 from iot.descriptors import Things
 from iot.device_mcp import DeviceMcp
 from iot.toolbox import ToolBox
@@ -33,9 +36,6 @@ from mqtt_control.messages import (
     UdpParams,
 )
 from udp_audio.server import AudioServer
-
-from bridge.history import History
-from bridge.session import Services, Session
 
 log = structlog.get_logger(__name__)
 
@@ -164,6 +164,7 @@ class Registry:
             device.session.channel.close()
             self._forget(device, device.session)
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
+        things = None if hello.features.mcp else Things()
         channel = self._audio.open(frame_ms=uplink_frame_ms, peer_ip=device.peer_ip)
         session = device.session = Session(
             session_id=secrets.token_hex(16),
@@ -171,7 +172,8 @@ class Registry:
             channel=channel,
             uplink_frame_ms=uplink_frame_ms,
             server_aec=hello.features.aec,
-            toolbox=self._toolbox(device, hello),
+            toolbox=self._toolbox(device, things),
+            things=things,
             history=self._history(device),
             services=self._services,
             send=lambda message: self._send(device, message),
@@ -188,16 +190,15 @@ class Registry:
         )
         self._tasks.create_task(self._run(device, session), name=f"session {session.session_id[:8]}")
 
-    def _toolbox(self, device: Device, hello: Hello) -> ToolBox:
-        if hello.features.mcp:
+    def _toolbox(self, device: Device, things: Things | None) -> ToolBox:
+        if things is None:
             return ToolBox(mcp=device.mcp)
-        things = Things()
-        return ToolBox(
-            things=things,
-            send_commands=lambda commands: self._send(
-                device, IotCommands(session_id=device.session.session_id if device.session else "", commands=commands)
-            ),
-        )
+
+        def send(commands: list[dict[str, object]]) -> bool:
+            session_id = device.session.session_id if device.session is not None else ""
+            return self._send(device, IotCommands(session_id=session_id, commands=commands))
+
+        return ToolBox(things=things, send_commands=send)
 
     def _history(self, device: Device) -> History:
         if asyncio.get_running_loop().time() - device.last_session_end > HISTORY_KEPT_S:

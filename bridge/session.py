@@ -14,11 +14,6 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 import structlog
-from iot.toolbox import ToolBox
-from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStop
-from providers.tools import ToolResult
-from udp_audio.channel import ChannelClosed
-from udp_audio.server import AudioChannel
 
 from bridge.dialogue import Action, Event, Mode, State, move
 from bridge.ear import Ear, Utterance
@@ -30,8 +25,14 @@ from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillContext, SkillReply, Skills, Timers
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
+from iot.descriptors import Things
+from iot.toolbox import ToolBox
+from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
+from providers.tools import ToolResult
 from settings.model import SettingsTree
+from udp_audio.errors import ChannelClosed
+from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class Session:
         uplink_frame_ms: int,
         server_aec: bool,
         toolbox: ToolBox,
+        things: Things | None,
         history: History,
         services: Services,
         send: Callable[[Outbound], bool],
@@ -78,6 +80,7 @@ class Session:
         self.state = State.IDLE
         self.mode = Mode.AUTO
         self.turns = 0
+        self._things = things
         self._history = history
         self._services = services
         self._settings = services.settings
@@ -181,8 +184,9 @@ class Session:
                 self._wake(text)
             case Abort():
                 self._event(Event.ABORT)
-            case Iot():
-                self.toolbox.feed_iot(message.descriptors, message.states)
+            case Iot() if self._things is not None:
+                self._things.feed_descriptors(message.descriptors)
+                self._things.feed_states(message.states)
             case _:
                 log.debug("message ignored", type=type(message).__name__)
 
