@@ -467,7 +467,7 @@ _ACKNOWLEDGEMENTS: Final[dict[type[Packet], bytes]] = {
 _BARE: Final[dict[type[Packet], bytes]] = {Pingreq: b"\xc0\x00", Pingresp: b"\xd0\x00", Disconnect: b"\xe0\x00"}
 
 
-def encode(packet: Packet) -> bytes:
+def encode(packet: Packet) -> bytes:  # noqa: PLR0911 - one flat table of the packet types
     """The packet on the wire.
 
     Values are the caller's responsibility; ``ValueError`` (or its like) is raised for those that have no form on the

@@ -251,7 +251,7 @@ class Connection:
         return MessageReceived(packet.topic, packet.payload)
 
     def _publish_qos2(self, packet: Publish) -> Event | None:
-        """§4.3.3, method B's mirror: handed out with the first PUBLISH of an id, its repetitions only acknowledged."""
+        """§4.3.3, method B: handed out with the first PUBLISH of an id, its repetitions only acknowledged."""
         in_flight = self._qos2_in_flight = self._qos2_in_flight or set()
         repeated = packet.packet_id in in_flight
         if not repeated and len(in_flight) >= MAX_QOS2_IN_FLIGHT:
