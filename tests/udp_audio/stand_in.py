@@ -17,9 +17,7 @@ def aes_ctr(key: bytes, counter_block: bytes, data: bytes) -> bytes:
     return Cipher(algorithms.AES(key), modes.CTR(counter_block)).encryptor().update(data)
 
 
-def uplink(
-    key: bytes, nonce: bytes, sequence: int, opus: bytes = SILENCE_60_MS, *, timestamp: int = 0, keep_middle: bool = False
-) -> bytes:
+def uplink(key: bytes, nonce: bytes, sequence: int, opus: bytes = SILENCE_60_MS, *, timestamp: int = 0, keep_middle: bool = False) -> bytes:
     """A datagram as firmware makes it: bytes 0, 1, 4..7 from the nonce. ``keep_middle``: firmware <= 1.6.0 keeps 8..11 too."""
     middle = nonce[8:12] if keep_middle else timestamp.to_bytes(4, "big")
     header = nonce[0:2] + len(opus).to_bytes(2, "big") + nonce[4:8] + middle + sequence.to_bytes(4, "big")
