@@ -52,9 +52,9 @@ def counter_blocks(datagram: bytes) -> list[int]:
     return [(first + block) % 2**128 for block in range((len(datagram) - 16 + 15) // 16)]
 
 
-def udp_socket(ip: str = "127.0.0.1", *, timeout_s: float = 5.0) -> socket.socket:
-    """A bound socket; its time-out only bounds a failing test."""
+def udp_socket(ip: str = "127.0.0.1") -> socket.socket:
+    """A bound, non-blocking socket."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
     sock.bind((ip, 0))
-    sock.settimeout(timeout_s)
     return sock

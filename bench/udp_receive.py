@@ -1,0 +1,132 @@
+"""CPU time of one received and one sent audio packet, all in: socket, parse, lookup, replay, decrypt, plausibility, jitter buffer, queue.
+
+    python -m bench.udp_receive [--sessions 200] [--packets 200000] [--rate 20000] [--plain-asyncio]
+
+A second process plays the devices: it enciphers beforehand and sends at a fixed rate, so that this process sleeps in
+between as a server does. One JSON line a direction. The reader takes frames in batches, every 100 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import select
+import socket
+import sys
+import time
+
+import uvloop
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from udp_audio import AudioChannel, AudioServer
+
+OPUS_BYTES = 120  # 60 ms at 16 kbit/s
+TICK_S = 0.005
+
+
+async def serve(options: argparse.Namespace) -> None:
+    server = AudioServer()
+    port = await server.start(host="127.0.0.1", port=0, receive_buffer_bytes=4 << 20)
+    channels = [server.open(frame_ms=60, peer_ip="127.0.0.1") for _ in range(options.sessions)]
+    generator = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.udp_receive", "--generate"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert generator.stdin is not None
+    assert generator.stdout is not None
+    plan = {
+        "port": port,
+        "rate": options.rate,
+        "packets": options.packets // options.sessions,
+        "sessions": [[channel.key.hex(), channel.nonce.hex()] for channel in channels],
+    }
+    generator.stdin.write(json.dumps(plan).encode() + b"\n")
+    await generator.stdout.readline()  # enciphered and ready
+    generator.stdin.write(b"go\n")
+    frames, cpu_s = await receive(server, channels, asyncio.ensure_future(generator.stdout.readline()))  # noqa: TID251 - awaited there
+    packets = server.stats.received
+    sent = options.packets // options.sessions * options.sessions
+    report("receive", packets, cpu_s, options, sessions=options.sessions, frames=frames, lost=sent - packets)
+
+    cpu_s = send(channels, options.packets)
+    report("send", server.stats.sent, cpu_s, options, sessions=options.sessions, dropped=server.stats.send_dropped)
+    generator.stdin.write(b"end\n")
+    await generator.wait()
+    await server.aclose()
+
+
+async def receive(server: AudioServer, channels: list[AudioChannel], done: asyncio.Future[bytes]) -> tuple[int, float]:
+    """Frames taken and CPU seconds used until the generator is done."""
+    frames = 0
+    begin_s = time.process_time()
+    while not done.done():
+        await asyncio.wait([done], timeout=0.1)
+        for channel in channels:
+            frames += len(channel._core.take())  # noqa: SLF001 - a batch without a task for each channel
+    cpu_s = time.process_time() - begin_s
+    if not server.stats.received:
+        sys.exit("nothing was received")
+    return frames, cpu_s
+
+
+def send(channels: list[AudioChannel], packets: int) -> float:
+    """CPU seconds for sending to all channels in turn. The other side does not read: the kernel drops, which is part of the cost."""
+    opus = secrets.token_bytes(OPUS_BYTES)
+    begin_s = time.process_time()
+    for _ in range(packets // len(channels)):
+        for channel in channels:
+            channel.send(opus)
+    return time.process_time() - begin_s
+
+
+def report(direction: str, packets: int, cpu_s: float, options: argparse.Namespace, **facts: int) -> None:
+    loop = "asyncio" if options.plain_asyncio else "uvloop"
+    figures = {"bench": "udp_receive", "direction": direction, "loop": loop, "packets": packets, "rate_per_s": options.rate}
+    print(json.dumps(figures | {"cpu_us_per_packet": round(cpu_s / packets * 1e6, 2)} | facts))
+
+
+def generate() -> None:
+    """The devices' process: plan in, "ready", "go", packets, "done", "end"."""
+    plan = json.loads(sys.stdin.readline())
+    sessions = [(bytes.fromhex(key), bytes.fromhex(nonce)) for key, nonce in plan["sessions"]]
+    opus = b"\x58" + secrets.token_bytes(OPUS_BYTES - 1)
+    datagrams: list[bytes] = []
+    for sequence in range(1, plan["packets"] + 1):
+        for key, nonce in sessions:
+            header = nonce[:2] + len(opus).to_bytes(2, "big") + nonce[4:12] + sequence.to_bytes(4, "big")
+            datagrams.append(header + Cipher(algorithms.AES(key), modes.CTR(header)).encryptor().update(opus))
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", plan["port"]))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    batch = max(1, int(plan["rate"] * TICK_S))
+    begin_s = time.perf_counter()
+    for number in range(0, len(datagrams), batch):
+        for datagram in datagrams[number : number + batch]:
+            sock.send(datagram)
+        wait_s = begin_s + (number + batch) / plan["rate"] - time.perf_counter()
+        if wait_s > 0:
+            select.select([], [], [], wait_s)
+    select.select([], [], [], 0.3)  # the last ones are on their way
+    print("done", flush=True)
+    sys.stdin.readline()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--packets", type=int, default=100_000)
+    parser.add_argument("--rate", type=int, default=20_000, help="packets a second over all sessions")
+    parser.add_argument("--plain-asyncio", action="store_true")
+    parser.add_argument("--generate", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.generate:
+        generate()
+    else:
+        with asyncio.Runner(loop_factory=None if options.plain_asyncio else uvloop.new_event_loop) as runner:
+            runner.run(serve(options))
+
+
+if __name__ == "__main__":
+    main()
