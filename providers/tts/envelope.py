@@ -29,6 +29,7 @@ class Envelope:
         self._held: Pcm = np.empty(0, dtype=np.int16)
         self._silent: list[Pcm] = []
         self._started = False
+        self._risen = 0  # how many samples of the fade at the beginning have passed
 
     def feed(self, samples: Pcm) -> Pcm:
         """What of the sentence is settled now; may be empty."""
@@ -36,15 +37,13 @@ class Envelope:
         if not len(sounding):
             self._hold_silence(samples)
             return samples[:0]
-        before = np.concatenate([self._held, *self._silent, samples[: sounding[0]]])
+        pause = np.concatenate([*self._silent, samples[: sounding[0]]])
         sound = samples[sounding[0] : sounding[-1] + 1]
         self._silent = [samples[sounding[-1] + 1 :]]
-        if self._started:
-            settled = np.concatenate([before, sound])
-        else:
-            settled = np.concatenate([before[max(0, len(before) - self._lead) :], sound])
+        if not self._started:
+            pause = pause[max(0, len(pause) - self._lead) :]
             self._started = True
-            settled = self._faded_in(settled)
+        settled = np.concatenate([self._held, self._faded_in(np.concatenate([pause, sound]))])
         keep = min(self._fade, len(settled))
         self._held = settled[len(settled) - keep :]
         return settled[: len(settled) - keep]
@@ -53,7 +52,7 @@ class Envelope:
         """The end of the sentence; afterwards the object is ready for another one."""
         tail = np.concatenate([np.empty(0, dtype=np.int16), *self._silent])[: self._tail]
         end = self._faded_out(np.concatenate([self._held, tail])) if self._started else self._held
-        self._held, self._silent, self._started = np.empty(0, dtype=np.int16), [], False
+        self._held, self._silent, self._started, self._risen = np.empty(0, dtype=np.int16), [], False, 0
         return end
 
     def _hold_silence(self, samples: Pcm) -> None:
@@ -63,8 +62,11 @@ class Envelope:
             self._silent = [np.concatenate(self._silent)[-self._lead :]] if self._lead else []
 
     def _faded_in(self, samples: Pcm) -> Pcm:
-        count = min(self._fade, len(samples))
-        ramp = np.linspace(0, 1, count, endpoint=False)
+        count = min(self._fade - self._risen, len(samples))
+        if not count:
+            return samples
+        ramp = np.arange(self._risen, self._risen + count) / self._fade
+        self._risen += count
         return np.concatenate([(samples[:count] * ramp).astype(np.int16), samples[count:]])
 
     def _faded_out(self, samples: Pcm) -> Pcm:

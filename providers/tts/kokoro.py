@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from providers.base import ModelMissing, Pcm, PcmFrame, ProviderUnavailable
 from providers.models import ModelStore
+from providers.tts import onnx
 from providers.tts.envelope import Envelope, quantize
 from providers.tts.phonemes import Phonemizer, tokens
 from providers.tts.text import clauses, speakable
@@ -118,24 +119,16 @@ class _Engine:
             "style": self._styles[min(len(numbers), len(self._styles)) - 1][np.newaxis],
             "speed": self._speed,
         }
-        return quantize(self._session.run(None, inputs)[0], gain=_GAIN)
+        with onnx.engine_errors("the voice failed", provider="kokoro"):
+            return quantize(self._session.run(None, inputs)[0], gain=_GAIN)
 
 
 def _session(config: configs.KokoroTts, models: ModelStore) -> Any:
-    import onnxruntime
-
     directory = models.resolve(config.model)
     file = directory if directory.is_file() else next(iter(sorted(directory.glob("*.onnx"))), None)
     if file is None:
         raise ModelMissing(f"{directory} holds no .onnx file", provider="kokoro")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = config.threads
-    # Idle threads that spin would take the cores from the other stages of the turn, and win nothing (measured).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ProviderUnavailable(f"{file} cannot be loaded: {error}", provider="kokoro") from error
+    return onnx.session(file, provider="kokoro", threads=config.threads)
 
 
 def _styles(voice: str, models: ModelStore) -> NDArray[np.float32]:

@@ -70,7 +70,7 @@ class LocalTts:
         except ProviderError as error:
             if script not in self._failures:
                 self._failures[script] = error
-                log.error("A voice is missing", script=script, reason=str(error), consequence=_CONSEQUENCES[script])
+                log.warning("A voice is missing", script=script, reason=str(error), consequence=_CONSEQUENCES[script])
             return None
         return voice
 

@@ -16,7 +16,7 @@ _MAX_HEADER_BYTES: Final = 65536
 _UNKNOWN_SIZE: Final = 0x7FFFFF00
 """Writers of streams cannot know the length and write 0 or something near the maximum."""
 _PCM, _EXTENSIBLE = 1, 0xFFFE
-_FOREIGN: Final = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\x1a\x45\xdf\xa3": "WebM"}
+_FOREIGN: Final = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\x1a\x45\xdf\xa3": "WebM", b'{"': "JSON"}
 _FOREIGN_TYPES: Final = ("text/", "application/json", "audio/mpeg", "audio/mp3", "audio/ogg", "audio/flac", "audio/aac", "audio/webm")
 
 
@@ -33,7 +33,7 @@ class PcmStream:
         Raises UnknownAudioError when the content type is that of something else.
         """
         if content_type.strip().lower().startswith(_FOREIGN_TYPES):
-            raise UnknownAudioError(f"{content_type.split(';')[0].strip()[:60]} instead of raw PCM")
+            raise UnknownAudioError(f"{content_type.split(';', maxsplit=1)[0].strip()[:60]} instead of raw PCM")
         named = _RATE.search(content_type)
         self.sample_rate_hz = int(named[1]) if named else sample_rate_hz
         self._channels = 1

@@ -16,7 +16,7 @@ import structlog
 
 from providers.base import ModelMissing, Pcm, PcmFrame, ProviderUnavailable
 from providers.models import ModelStore
-from providers.tts import espeak
+from providers.tts import espeak, onnx
 from providers.tts.envelope import Envelope, quantize
 from providers.tts.text import clauses, speakable
 from providers.tts.worker import Worker
@@ -80,7 +80,8 @@ class PiperTts:
             voice = _voice(self._config.voice, self._models)
             with espeak.LOCK:
                 phonemes = voice.phonemize("ok")
-            voice.phoneme_ids_to_audio(voice.phonemes_to_ids(phonemes[0]))
+            with onnx.engine_errors("the voice failed", provider="piper"):
+                voice.phoneme_ids_to_audio(voice.phonemes_to_ids(phonemes[0]))
             self._voice = voice
             log.info("Voice is ready", voice=self._config.voice, engine="piper")
 
@@ -94,7 +95,8 @@ class PiperTts:
 
     def _speak(self, phonemes: list[str]) -> tuple[Pcm, int]:
         voice = self._loaded()
-        audio = voice.phoneme_ids_to_audio(voice.phonemes_to_ids(phonemes), self._synthesis(voice))
+        with onnx.engine_errors("the voice failed", provider="piper"):
+            audio = voice.phoneme_ids_to_audio(voice.phonemes_to_ids(phonemes), self._synthesis(voice))
         samples = np.asarray(audio[0] if isinstance(audio, tuple) else audio, dtype=np.float32)
         # Loudness differs from sentence to sentence (the model adds noise): bring the peak to one level, as Piper itself does.
         peak = float(np.max(np.abs(samples))) if samples.size else 0.0
@@ -123,21 +125,16 @@ def _voice(name: str, models: ModelStore) -> PiperVoice:
         raise ProviderUnavailable(
             "Piper is not installed; it is an optional part: pip install 'xiaozhi-bridge[piper]'", provider="piper"
         ) from error
-    import onnxruntime
-
     file = _onnx_file(models.resolve(name))
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         config = PiperConfig.from_dict(json.loads(Path(f"{file}.json").read_text(encoding="utf-8")))
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError as error:
         raise ModelMissing(
             f"{file}.json is missing: a Piper voice is an .onnx file with its .onnx.json beside it", provider="piper"
         ) from error
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ProviderUnavailable(f"{file} is not a Piper voice that can be loaded: {error}", provider="piper") from error
-    return PiperVoice(session=session, config=config)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ProviderUnavailable(f"{file}.json does not describe a Piper voice: {error!r}", provider="piper") from error
+    return PiperVoice(session=onnx.session(file, provider="piper"), config=config)
 
 
 def _onnx_file(resolved: Path) -> Path:

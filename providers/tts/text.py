@@ -20,7 +20,7 @@ _CJK: Final = (
     "\uac00-\ud7af"  # hangul
 )
 _CJK_LETTER: Final = re.compile(f"[{_CJK}]")
-_WORD: Final = re.compile(rf"[^\W\d_{_CJK}]+(?:['’][^\W\d_{_CJK}]+)*")
+_WORD: Final = re.compile(rf"[^\W\d_{_CJK}]+(?:['’-][^\W\d_{_CJK}]+)*")
 _CJK_PUNCTUATION: Final = re.compile("[\u3001-\u303f\uff01-\uff0f\uff1a-\uff1f]")
 
 _PICTOGRAMS: Final = re.compile(
