@@ -113,11 +113,16 @@ class SpeechToText(Protocol):
 # -- language model ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model asks for a tool; ``arguments`` is the parsed JSON object."""
+    """The model asks for a tool; ``arguments`` is the parsed JSON object.
+
+    ``malformed`` is not empty when the model sent something else than a JSON object (``arguments`` is then empty):
+    the tool must not run, and the model gets an error as its result, so that it can try again.
+    """
 
     id: str
     name: str
     arguments: dict[str, Any]
+    malformed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

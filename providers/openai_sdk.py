@@ -1,0 +1,154 @@
+"""What the OpenAI-compatible providers share: the SDK's client and its errors in our words.
+
+The SDK takes most of a second to import, so it is imported in a worker thread when the first client is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from providers.base import ProviderError, ProviderRejected, ProviderTimeout, ProviderUnavailable
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_NO_KEY: Final = "none"  # servers of one's own ask for no key, but the SDK insists on one
+_MAX_DETAIL_CHARS: Final = 200
+
+
+class Endpoint(Protocol):
+    """What the configurations of the three OpenAI-compatible providers have in common."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key(self) -> SecretStr: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def retries(self) -> int: ...
+
+
+async def client(config: Endpoint) -> AsyncOpenAI:
+    """A client with a connection pool of its own; close it with ``await client.close()``.
+
+    Raises ProviderRejected when the configuration cannot make one (an address that is none).
+    """
+    return await asyncio.get_running_loop().run_in_executor(None, _make, config)
+
+
+def _make(config: Endpoint) -> AsyncOpenAI:
+    from openai import AsyncOpenAI
+
+    if urlsplit(config.base_url).scheme not in {"http", "https"}:
+        raise ProviderRejected(f"base_url {config.base_url!r} is not an http(s) address", provider="openai")
+    key = config.api_key.get_secret_value() or _NO_KEY
+    return AsyncOpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.retries)
+
+
+async def warm(sdk: AsyncOpenAI) -> None:
+    """Open a connection ahead of the first request (DNS, TCP, TLS): any answer will do, and no answer is no error here."""
+    import openai
+
+    with contextlib.suppress(openai.OpenAIError):
+        await sdk.with_options(max_retries=0, timeout=5).models.list()
+
+
+def where(base_url: str) -> str:
+    """The host (and port) of an address, for sentences; never its credentials or query."""
+    parts = urlsplit(base_url)
+    try:
+        return f"{parts.hostname}:{parts.port}" if parts.port else (parts.hostname or base_url)
+    except ValueError:  # a port that is no number
+        return parts.hostname or base_url
+
+
+@contextlib.contextmanager
+def translated_errors(provider: str, base_url: str) -> Iterator[None]:
+    """Within it, what the SDK raises becomes a :class:`ProviderError` whose sentence says what to do.
+
+    To be used inside the function that calls the SDK, not around a ``yield`` to the consumer of a stream.
+    """
+    import openai
+
+    try:
+        yield
+    except openai.OpenAIError as error:
+        raise _translated(error, provider, where(base_url)) from error
+    except _transport_errors() as error:  # a stream that breaks off half-way surfaces as the HTTP library's error
+        raise _translated_transport(error, provider, where(base_url)) from error
+    except UnicodeEncodeError as error:  # the key goes into a header
+        raise ProviderRejected("the api_key holds characters that cannot be sent; copy it again", provider=provider) from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """The error base of the HTTP libraries that versions of the SDK stand on."""
+    import httpx
+
+    found: list[type[Exception]] = [httpx.HTTPError, httpx.StreamError]
+    with contextlib.suppress(ImportError):
+        import httpx2
+
+        found += [httpx2.HTTPError, httpx2.StreamError]
+    return tuple(found)
+
+
+def _translated_transport(error: Exception, provider: str, host: str) -> ProviderError:
+    if "Timeout" in type(error).__name__:
+        return ProviderTimeout(f"{host} stopped answering half-way", provider=provider)
+    return ProviderUnavailable(f"the connection to {host} broke off ({type(error).__name__})", provider=provider)
+
+
+def _translated(error: Exception, provider: str, host: str) -> ProviderError:
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return ProviderTimeout(f"{host} did not answer in time; raise timeout_s or use a faster model", provider=provider)
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__
+        reason = f" ({cause})" if cause and str(cause) else ""
+        return ProviderUnavailable(f"{host} cannot be reached{reason}; check base_url and that the server runs", provider=provider)
+    if isinstance(error, openai.APIStatusError):
+        return _by_status(error.status_code, _detail(error), provider, host)
+    return ProviderUnavailable(f"{host} gave an answer that cannot be used ({type(error).__name__}{_quoted(error)})", provider=provider)
+
+
+def _by_status(status: int, detail: str, provider: str, host: str) -> ProviderError:
+    if status == 401:
+        return ProviderRejected(f"{host} refused the key (401); check api_key", provider=provider)
+    if status == 403:
+        return ProviderRejected(f"{host} does not allow this (403){detail}; check the rights of api_key", provider=provider)
+    if status == 404:
+        return ProviderRejected(
+            f"{host} has no such model or path (404){detail}; check model and that base_url ends in /v1", provider=provider
+        )
+    if status == 429 and ("quota" in detail or "billing" in detail):
+        return ProviderRejected(f"the quota at {host} is used up (429){detail}; top up or use another key", provider=provider)
+    if status == 429:
+        return ProviderUnavailable(f"{host} is asked too often (429){detail}; try again later", provider=provider)
+    if status in {408, 504}:
+        return ProviderTimeout(f"{host} gave up waiting ({status}){detail}", provider=provider)
+    if status >= 500:
+        return ProviderUnavailable(f"{host} has a fault of its own ({status}){detail}", provider=provider)
+    return ProviderRejected(f"{host} refused the request ({status}){detail}", provider=provider)
+
+
+def _detail(error: Any) -> str:
+    """The endpoint's own sentence, capped and on one line: it is the peer's text. Never with status 401, which may echo the key."""
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else None
+    if not isinstance(message, str):
+        return ""
+    printable = "".join(character if character.isprintable() else " " for character in message)
+    return f": {printable[:_MAX_DETAIL_CHARS].strip()}"
+
+
+def _quoted(error: Exception) -> str:
+    text = " ".join(str(error).split())[:_MAX_DETAIL_CHARS]
+    return f": {text}" if text else ""
