@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from bridge.device.datagram import Downlink, Received, Uplink
 from bridge.device.errors import HelloError
@@ -62,7 +62,8 @@ class AudioChannel(asyncio.DatagramProtocol):
         channel = cls(grant, profile=profile, on_packet=on_packet, stats=stats)
         try:
             found = await loop.getaddrinfo(grant.server, grant.port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
-            await loop.create_datagram_endpoint(lambda: channel, remote_addr=found[0][4][:2], family=socket.AF_INET)
+            address = str(found[0][4][0]), grant.port
+            await loop.create_datagram_endpoint(lambda: channel, remote_addr=address, family=socket.AF_INET)
         except OSError as error:
             raise HelloError(f"The UDP address {grant.server}:{grant.port} named in hello cannot be used: {error}.") from error
         channel._impair(loop, uplink, downlink)
@@ -123,12 +124,11 @@ class AudioChannel(asyncio.DatagramProtocol):
 
     # asyncio.DatagramProtocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)  # noqa: S101 - what the loop hands to a datagram protocol
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         self._deliver(data)
 
-    def error_received(self, exc: OSError) -> None:
+    def error_received(self, exc: Exception) -> None:
         self.stats.socket_errors += 1
-        self.stats.last_socket_error = exc.strerror or str(exc)
+        self.stats.last_socket_error = str(exc)

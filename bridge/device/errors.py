@@ -7,18 +7,25 @@
     |   +-- FirmwareCrashError   the answer is of the kind that puts real hardware into a boot loop
     +-- MqttError              no MQTT connection, or it was refused
     +-- HelloError             hello was not answered, or not with a usable audio channel
-    +-- NoAudioError                the server said that it speaks, and no packet was playable
-    +-- NoAnswerError               nothing was answered in time
+    +-- NoAudioError            the server said that it speaks, and no packet was playable
+    +-- NoAnswerError           nothing was answered in time
     +-- SpeechError            the WAV file or microphone cannot be used
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge.device.turn_record import TurnRecord
 
 
 class DeviceError(Exception):
     """A step of the simulated device failed."""
 
     exit_code = 1
+    record: TurnRecord | None = None
+    """What did happen in a turn that failed."""
 
 
 class OtaError(DeviceError):

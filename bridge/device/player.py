@@ -26,7 +26,10 @@ _MAX_GAP_S: Final = 2.0
 
 @dataclass(slots=True)
 class PlayerStats:
-    """Counters since the player was made. ``dropped`` is keyed by reason: state, queue_full, cleared, truncated, undecodable, too_long, format."""
+    """Counters since the player was made.
+
+    ``dropped`` is keyed by reason: state, queue_full, cleared, truncated, undecodable, too_long, format.
+    """
 
     received: int = 0
     queued: int = 0
@@ -52,7 +55,6 @@ class Player:
     ) -> None:
         self._loop = loop
         self._capacity = queue_packets
-        self._decodes = decode
         self._decoder = Decoder() if decode else None
         self._max_heard = int(max_heard_s * SPEAKER_RATE_HZ)
         self._on_drained = on_drained
@@ -77,6 +79,11 @@ class Player:
     def depth(self) -> int:
         """Packets waiting, the decoded ones included, the playing one not."""
         return len(self._queue) + len(self._decoded)
+
+    @property
+    def playback_end_s(self) -> float:
+        """Loop time at which what plays now ends, or what played last has ended."""
+        return self._due_s
 
     @property
     def drained(self) -> bool:
@@ -167,33 +174,41 @@ class Player:
         self._trace(now)
 
     def _play(self) -> None:
+        """Start the next playable frame, or fall dry."""
         self._stop()
-        if not self._decoded:
+        while self._decoded:
+            opus, timestamp, duration_s = self._decoded.popleft()
+            self._refill()
+            if self._sounds(opus):
+                break
+            self.stats.dropped["undecodable"] += 1
+        else:
             self._on_drained()
             return
-        opus, timestamp, duration_s = self._decoded.popleft()
-        self._refill()
         if self.first_played_s is None:
             self.first_played_s = self._due_s
         self._due_s += duration_s
         self._timer = self._loop.call_at(self._due_s, self._on_timer)
-        if self._decoder is not None:
-            try:
-                self._keep(self._decoder.decode(opus))
-            except OpusError:
-                self.stats.dropped["undecodable"] += 1
-                return
         self.stats.played += 1
         self.stats.played_s += duration_s
         if timestamp:
             self.played_timestamps.append(timestamp)
+
+    def _sounds(self, opus: bytes) -> bool:
+        if self._decoder is None:
+            return True
+        try:
+            self._keep(self._decoder.decode(opus))
+        except OpusError:
+            return False
+        return True
 
     def _refill(self) -> None:
         while self._queue and len(self._decoded) < DECODED_FRAMES:
             self._decoded.append(self._queue.popleft())
 
     def _keep(self, samples: Pcm) -> None:
-        if self._decodes and self._heard_samples < self._max_heard:
+        if self._decoder is not None and self._heard_samples < self._max_heard:
             self._heard.append(samples)
             self._heard_samples += len(samples)
 
