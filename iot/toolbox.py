@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
@@ -22,11 +23,16 @@ SET_VOLUME: Final = "self.audio_speaker.set_volume"
 SET_BRIGHTNESS: Final = "self.screen.set_brightness"
 SET_THEME: Final = "self.screen.set_theme"
 GET_STATUS: Final = "self.get_device_status"
+TAKE_PHOTO: Final = "self.camera.take_photo"
 
 # Things of 1.x boards that do the same, in the order they are tried: (thing, method, readable property).
 _LEGACY_VOLUME: Final = (("Speaker", "SetVolume", "volume"),)
 _LEGACY_BRIGHTNESS: Final = (("Screen", "SetBrightness", "brightness"), ("Backlight", "SetBrightness", "brightness"))
 _LEGACY_THEME: Final = (("Screen", "SetTheme", "theme"),)
+_COVERED: Final = frozenset({SET_VOLUME, SET_BRIGHTNESS, SET_THEME, GET_STATUS, TAKE_PHOTO}) | {
+    f"{thing}.{method}" for thing, method, _ in (*_LEGACY_VOLUME, *_LEGACY_BRIGHTNESS, *_LEGACY_THEME)
+}
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 class LocalTool(Protocol):
@@ -59,6 +65,7 @@ class ToolBox:
         self._send_commands = send_commands
         self._local = {tool.spec.name: tool for tool in local}
         self._names = NameTable(reserved=self._local)
+        self.volume_before_mute: int | None = None
 
     # -- for the model -------------------------------------------------------------------------------------------------
     def specs(self) -> list[ToolSpec]:
@@ -146,7 +153,7 @@ class ToolBox:
 
     @property
     def can_take_photo(self) -> bool:
-        return self._mcp is not None and self._mcp.has("self.camera.take_photo")
+        return self._mcp is not None and self._mcp.has(TAKE_PHOTO)
 
     async def set_volume(self, percent: int) -> ToolResult | None:
         """Sets the speaker, 0 to 100. None when the device has no such tool."""
@@ -155,6 +162,14 @@ class ToolBox:
     async def get_volume(self) -> int | None:
         """The speaker's volume, None when the device does not tell."""
         return _percent(await self._read("audio_speaker", "volume", _LEGACY_VOLUME))
+
+    async def mute(self) -> ToolResult | None:
+        """Sets the volume to 0 and keeps what it was in ``volume_before_mute``. None when the device has no such tool."""
+        before = await self.get_volume() if self.can_set_volume else None
+        result = await self.set_volume(0)
+        if result is not None and not result.is_error and before:
+            self.volume_before_mute = before
+        return result
 
     async def set_brightness(self, percent: int) -> ToolResult | None:
         """Sets the screen, 0 to 100. None when the device has no such tool."""
@@ -167,6 +182,15 @@ class ToolBox:
     async def set_theme(self, theme: str) -> ToolResult | None:
         """Sets the screen's theme (``light`` or ``dark``). None when the device has no such tool."""
         return await self._set(SET_THEME, "theme", _LEGACY_THEME, theme)
+
+    def other_tools(self) -> list[str]:
+        """Names, in words, of the device's tools that the capabilities above do not cover: ``lamp turn on``."""
+        names = []
+        for tool in self._device_tools():
+            if isinstance(tool, StateTool) or tool.name in _COVERED:
+                continue
+            names.append(_HUMP.sub(" ", tool.name.removeprefix("self.")).replace(".", " ").replace("_", " ").lower())
+        return names
 
     async def status(self) -> dict[str, Any] | None:
         """The device's report about itself by part (``audio_speaker``, ``screen``, ``battery``, ``network``), None without one.

@@ -63,7 +63,7 @@ async def test_check_082_user_tools_are_kept_apart() -> None:
     device = ScriptedDevice([tool("self.a"), tool("self.reboot", users_only=True)])
     await device.mcp.initialize()
     assert [payload["params"]["withUserTools"] for payload in device.received if payload["method"] == "tools/list"] == [False]
-    assert device.mcp.user_tools == ()
+    assert list(device.mcp.user_tools) == []
     await device.mcp.initialize(user_tools=True)
     assert [known.name for known in device.mcp.tools] == ["self.a"]
     assert [known.name for known in device.mcp.user_tools] == ["self.reboot"]
