@@ -104,7 +104,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         settings=settings,
         engines=Engines(asr=engines.asr, llm=engines.llm, tts=engines.tts, intents=engines.intents, codec=codec),
         vad=engines.vad,
-        skills=Skills(assistant_name=settings.assistant.name, timezone=timezone),
+        skills=Skills(assistant_name=settings.assistant.name, timezone=settings.assistant.timezone),
         metrics=metrics,
         timezone=timezone,
     )

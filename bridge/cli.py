@@ -17,7 +17,6 @@ from bridge.errors import OperatorError, explain
 
 if TYPE_CHECKING:
     from providers.models import ModelStore
-
     from settings.load import Loaded
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help="The open server for XiaoZhi devices.")
@@ -87,9 +86,8 @@ def quiet_logs(loaded: Loaded) -> None:
 
 def model_store(loaded: Loaded) -> ModelStore:
     """The model store of these settings, with progress shown on standard error."""
-    from providers.models import ModelStore
-
     from bridge.progress import TransferProgress
+    from providers.models import ModelStore
 
     tree = loaded.tree
     return ModelStore(

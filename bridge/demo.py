@@ -25,13 +25,13 @@ from typing import Any
 import httpx
 import numpy as np
 import typer
-from providers.factory import build_asr
-from providers.models import ModelStore
 
 from bridge.alone import ASR_RATE_HZ, transcribe
 from bridge.errors import OperatorError
 from bridge.wav import read_wav
 from providers.base import Pcm
+from providers.factory import build_asr
+from providers.models import ModelStore
 from settings.load import Loaded
 
 LEAST_OVERLAP = 0.6

@@ -23,7 +23,7 @@ from bridge.observe import Metrics
 from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
-from bridge.skills import SkillContext, SkillReply, Skills, Timers
+from bridge.skills import SkillReply, Skills, Timers
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
@@ -53,6 +53,19 @@ class Services:
     skills: Skills
     metrics: Metrics
     timezone: tzinfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What a skill may use of the session (:class:`bridge.skills.SkillContext`)."""
+
+    toolbox: ToolBox
+    timers: Timers
+    language: str
+    timezone: tzinfo | None
+
+    def now(self) -> datetime:
+        return datetime.now(self.timezone).astimezone(self.timezone)
 
 
 class Session:
@@ -129,7 +142,6 @@ class Session:
                 self._tasks = tasks
                 tasks.create_task(self._listen(), name="ear")
                 tasks.create_task(self._watch_idle(), name="idle watch")
-                tasks.create_task(self.timers.run(), name="timers")
                 if self._prepare is not None:
                     tasks.create_task(self._prepare(), name="device tools")
                 await self._ended.wait()
@@ -163,7 +175,7 @@ class Session:
             if self._turn is not None or self._ear.in_speech:
                 self._active_at = loop.time()
             rest_s = self._active_at + limit_s - loop.time()
-            if rest_s <= 0 and not len(self.timers):
+            if rest_s <= 0 and not self.timers.pending():
                 self.end("silence", goodbye=True)
                 return
             if rest_s <= 0:
@@ -358,12 +370,7 @@ class Session:
         return without_prefix(text, self._wake_word) if self._wake_word else text
 
     async def _answer_intent(self, intent: Intent) -> SkillReply | None:
-        return await self._services.skills.answer(intent, self._skill_context(intent.language))
-
-    def _skill_context(self, language: str) -> SkillContext:
-        return SkillContext(
-            toolbox=self.toolbox, timers=self.timers, language=language, now=lambda: datetime.now(self._services.timezone).astimezone()
-        )
+        return await self._services.skills.answer(intent, _Context(self.toolbox, self.timers, intent.language, self._services.timezone))
 
     def _run_tool(self, call: Coroutine[Any, Any, ToolResult]) -> asyncio.Task[ToolResult]:
         """A tool outlives the turn that asked for it: what has begun to change the world is not stopped half-way."""
