@@ -1,0 +1,446 @@
+"""The MQTT listener that devices connect to: sockets around :mod:`mqtt_control.connection`.
+
+Not a broker. Every message goes from one device to the listener or from :meth:`Front.send` to one device; there are no
+subscriptions, retained messages, wills or routes between devices. That is all a device needs (it never subscribes), and
+nothing else can leak.
+
+What ends a connection: a wrong password, anything that is not MQTT 3.1.1, silence, not reading what we send, the device's
+own newer connection. What does not: messages that cannot be read; they are counted, and the first few logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any, Final
+
+import structlog
+
+from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
+from mqtt_control.identity import DeviceIdentity
+from mqtt_control.link import LinkListener
+from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
+from mqtt_control.topics import downlink_topic
+from settings.model import Mqtt
+
+log = structlog.get_logger(__name__)
+
+Authenticate = Callable[[str, str, bytes], DeviceIdentity | None]
+"""Client id, user name, password -> the device, or None to refuse. Called on the event loop; must be quick."""
+
+CLOSE_GRACE_S: Final = 3.0
+"""How long a closed connection may take to deliver what was already queued."""
+
+LOGGED_BAD_MESSAGES: Final = 3
+"""Unreadable messages that one connection gets into the log; all are counted."""
+
+LOGGED_REFUSALS_PER_MINUTE: Final = 30
+
+LISTEN_BACKLOG: Final = 1024
+"""After a restart all devices come back within seconds."""
+
+
+@dataclass(slots=True)
+class FrontStats:
+    """What happened since the start; `connections` and `devices` are the present numbers."""
+
+    connections: int = 0
+    devices: int = 0
+    connections_opened: int = 0
+    connections_refused_full: int = 0
+    connects_refused: int = 0
+    takeovers: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    bad_messages: int = 0
+    unsendable_messages: int = 0
+    client_disconnects: int = 0
+    unsupported_protocols: int = 0
+    malformed_packets: int = 0
+    oversize_packets: int = 0
+    protocol_violations: int = 0
+    connect_timeouts: int = 0
+    keepalive_timeouts: int = 0
+    slow_readers: int = 0
+    listener_errors: int = 0
+
+
+_COUNTERS: Final[dict[CloseReason, str]] = {
+    CloseReason.DISCONNECT: "client_disconnects",
+    CloseReason.REFUSED: "connects_refused",
+    CloseReason.UNSUPPORTED_PROTOCOL: "unsupported_protocols",
+    CloseReason.MALFORMED: "malformed_packets",
+    CloseReason.TOO_LARGE: "oversize_packets",
+    CloseReason.VIOLATION: "protocol_violations",
+    CloseReason.CONNECT_TIMEOUT: "connect_timeouts",
+    CloseReason.KEEPALIVE_TIMEOUT: "keepalive_timeouts",
+}
+
+
+class Front:
+    """Listens for devices and is the :class:`~mqtt_control.link.Link` to them.
+
+    `authenticate` judges every CONNECT before anything else happens; `listener` hears of devices and their messages.
+    An exception of either is logged and counted and costs no connection but the one being let in: this is the edge
+    between the network and the sessions. All methods belong to the event loop on which :meth:`start` was awaited.
+    """
+
+    def __init__(self, options: Mqtt, *, authenticate: Authenticate, listener: LinkListener) -> None:
+        self.options = options
+        self.stats = FrontStats()
+        self._authenticate = authenticate
+        self._listener = listener
+        self._servers: list[asyncio.Server] = []
+        self._peers: set[_Peer] = set()
+        self._devices: dict[str, _Peer] = {}
+        self._closing = False
+        self._all_gone = asyncio.Event()
+        self._refusal_log = _LogBudget(LOGGED_REFUSALS_PER_MINUTE)
+
+    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None) -> int:
+        """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
+
+        May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
+        when the address cannot be had. Cancellation leaves nothing listening that was not before.
+        """
+        loop = asyncio.get_running_loop()
+        handshake_s = self.options.connect_timeout_s if ssl else None
+        server = await loop.create_server(
+            lambda: _Peer(self, loop), host or None, port, ssl=ssl, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=handshake_s
+        )
+        self._servers.append(server)
+        for listening in server.sockets:
+            self._tune(listening)
+        bound: int = server.sockets[0].getsockname()[1]
+        log.info("listening for devices", host=host, port=bound, tls=ssl is not None)
+        return bound
+
+    async def aclose(self) -> None:
+        """Stop listening, send what is queued, close every connection; each device's listener callback comes before this returns.
+
+        When cancelled, everything is closed all the same, without waiting for queued bytes.
+        """
+        self._closing = True
+        for server in self._servers:
+            server.close()
+        for peer in list(self._peers):
+            peer.shut()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_GRACE_S):
+                    await self._wait_until_gone()
+        finally:
+            for peer in list(self._peers):
+                peer.abort()
+        await self._wait_until_gone()
+        self._servers.clear()
+
+    # -- Link ----------------------------------------------------------------------------------------------------------
+    def send(self, device_id: str, message: Outbound) -> bool:
+        """Queue `message` for the device. False when it is not connected, or (logged) the message exceeds what devices take."""
+        peer = self._devices.get(device_id)
+        if peer is None:
+            return False
+        try:
+            payload = dump(message)
+        except MessageError as error:
+            self.stats.unsendable_messages += 1
+            log.error("message not sent", device=device_id, kind=type(message).__name__, reason=str(error))  # noqa: TRY400 - the sentence says all
+            return False
+        if not peer.push(payload):
+            return False
+        self.stats.messages_out += 1
+        return True
+
+    def connected(self, device_id: str) -> bool:
+        """Whether the device has an authenticated connection now."""
+        peer = self._devices.get(device_id)
+        return peer is not None and peer.connected
+
+    def disconnect(self, device_id: str) -> None:
+        """Close the device's connection, if any, after what is queued; the listener hears of it later in the loop."""
+        peer = self._devices.get(device_id)
+        if peer is not None:
+            peer.shut()
+
+    # -- what connections report ---------------------------------------------------------------------------------------
+    def opened(self, peer: _Peer) -> bool:
+        """A TCP (and TLS) connection is there. False when it must go at once."""
+        self._peers.add(peer)
+        self.stats.connections = len(self._peers)
+        if self._closing:
+            return False
+        if len(self._peers) > self.options.max_connections:
+            self.stats.connections_refused_full += 1
+            if self._refusal_log.allows(peer.now()):
+                log.warning("connection refused, there are too many", peer_ip=peer.ip, limit=self.options.max_connections)
+            return False
+        self.stats.connections_opened += 1
+        return True
+
+    def judge(self, request: ConnectRequested, peer: _Peer) -> DeviceIdentity | ReturnCode:
+        """The device behind a CONNECT, or why it is turned away. Changes nothing."""
+        if not request.username or not request.password:
+            return ReturnCode.BAD_USERNAME_OR_PASSWORD
+        try:
+            identity = self._authenticate(request.client_id, request.username, request.password)
+        except Exception:  # the edge to foreign code: whatever fails there, nobody is let in and the front lives
+            self.stats.listener_errors += 1
+            log.exception("authentication failed to work", peer_ip=peer.ip)
+            return ReturnCode.SERVER_UNAVAILABLE
+        return identity or ReturnCode.NOT_AUTHORIZED
+
+    def entered(self, peer: _Peer, identity: DeviceIdentity) -> None:
+        """A device has been let in. Its older connection, if any, ends without a word to the listener."""
+        older = self._devices.get(identity.device_id)
+        self._devices[identity.device_id] = peer
+        self.stats.devices = len(self._devices)
+        if older is not None:
+            self.stats.takeovers += 1
+            older.shut()
+        log.info("device connected", device=identity.device_id, peer_ip=peer.ip, took_over=older is not None)
+        self._tell(self._listener.device_connected, identity, peer.ip)
+
+    def received(self, peer: _Peer, identity: DeviceIdentity, payload: bytes) -> None:
+        """A PUBLISH has come. Its sender is who the connection belongs to, whatever its topic and content say."""
+        try:
+            message = parse(payload, max_bytes=self.options.max_packet_bytes)
+        except MessageError as error:
+            self.stats.bad_messages += 1
+            peer.bad_messages += 1
+            if peer.bad_messages <= LOGGED_BAD_MESSAGES:
+                log.warning("message ignored", device=identity.device_id, reason=str(error), size_bytes=len(payload))
+            return
+        self.stats.messages_in += 1
+        self._tell(self._listener.device_message, identity, message)
+
+    def closed(self, peer: _Peer, event: Closed, client_id: str) -> None:
+        """A connection has ended by the protocol's rules."""
+        counter = _COUNTERS[event.reason]
+        setattr(self.stats, counter, getattr(self.stats, counter) + 1)
+        if peer.identity is not None:
+            log.info("device connection ends", device=peer.identity.device_id, reason=str(event.reason), detail=event.detail)
+        elif self._refusal_log.allows(peer.now()):
+            log.warning(
+                "connection refused",
+                peer_ip=peer.ip,
+                client_id=sanitise(client_id, 80),
+                reason=str(event.reason),
+                detail=event.detail,
+                unlogged_before=self._refusal_log.take_suppressed(),
+            )
+        self.left(peer)
+
+    def left(self, peer: _Peer) -> None:
+        """The peer speaks for its device no longer; the listener hears of it unless a newer connection has taken over."""
+        identity = peer.identity
+        if identity is None or self._devices.get(identity.device_id) is not peer:
+            return
+        del self._devices[identity.device_id]
+        self.stats.devices = len(self._devices)
+        self._tell(self._listener.device_disconnected, identity)
+
+    def lost(self, peer: _Peer) -> None:
+        """The transport is gone."""
+        self.left(peer)
+        self._peers.discard(peer)
+        self.stats.connections = len(self._peers)
+        if self._closing and not self._peers:
+            self._all_gone.set()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+    async def _wait_until_gone(self) -> None:
+        if self._peers:
+            await self._all_gone.wait()
+
+    def _tune(self, listening: socket.socket) -> None:
+        """Options that accepted sockets inherit.
+
+        Without a bound the kernel would buffer megabytes for a reader that has stopped; without probes a client with
+        keep-alive 0 that lost its power would stay for ever.
+        """
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.options.write_buffer_bytes)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def _tell(self, callback: Callable[..., None], identity: DeviceIdentity, *facts: object) -> None:
+        try:
+            callback(identity, *facts)
+        except Exception:  # the edge to the sessions: their failure must not cost a device its connection
+            self.stats.listener_errors += 1
+            log.exception("listener failed", device=identity.device_id, callback=callback.__name__)
+
+
+class _Peer(asyncio.Protocol):
+    """One connection: feeds the core, performs its events, writes its output, arms its timer.
+
+    The timer is left standing while packets push the deadline back, and looks again when it fires; an idle device costs
+    no task and two or three wake-ups a keep-alive period.
+    """
+
+    __slots__ = ("_connection", "_ended", "_front", "_loop", "_timer", "_topic", "_transport", "bad_messages", "identity", "ip")
+
+    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
+        self._front = front
+        self._loop = loop
+        self._connection = Connection(
+            now=loop.time(),
+            connect_timeout_s=front.options.connect_timeout_s,
+            max_packet_bytes=front.options.max_packet_bytes,
+        )
+        self._transport: Any = None  # uvloop's transports are no subclass of asyncio's
+        self._timer: asyncio.TimerHandle | None = None
+        self._topic = b""
+        self._ended = False
+        self.identity: DeviceIdentity | None = None
+        self.ip = ""
+        self.bad_messages = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._connection.state is State.CONNECTED
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.ip = _ip_of(transport.get_extra_info("peername"))
+        if not self._front.opened(self):
+            self.abort()
+            return
+        self._transport.set_write_buffer_limits(high=self._front.options.write_buffer_bytes)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        self._perform(self._connection.receive_data(data, self._loop.time()))
+        self._flush()
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than the write buffer may hold: this client does not read."""
+        self._front.stats.slow_readers += 1
+        log.warning("connection closed, the client does not read", device=self.identity and self.identity.device_id, peer_ip=self.ip)
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._connection.close()
+        self._disarm()
+        self._front.lost(self)
+
+    # -- for the front -------------------------------------------------------------------------------------------------
+    def push(self, payload: bytes) -> bool:
+        """Send a message to the device; False when it is not (or no longer) connected."""
+        if not self._connection.publish(self._topic, payload):
+            return False
+        self._flush()
+        return True
+
+    def shut(self) -> None:
+        """Close after what is queued, or without it when that takes too long. No event of this connection follows."""
+        if self._ended:
+            return
+        self._ended = True
+        self._connection.close()
+        self._flush()
+        self._disarm()
+        self._transport.close()
+        self._timer = self._loop.call_later(CLOSE_GRACE_S, self._transport.abort)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._ended = True
+        self._connection.close()
+        self._disarm()
+        self._transport.abort()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+    def _perform(self, events: list[Event], client_id: str = "") -> None:
+        for event in events:
+            if self._ended:
+                return
+            match event:
+                case MessageReceived(payload=payload) if self.identity is not None:
+                    self._front.received(self, self.identity, payload)
+                case ConnectRequested():
+                    self._perform(self._judge(event), event.client_id)
+                case Closed():
+                    self._front.closed(self, event, client_id)
+                    self.shut()
+
+    def _judge(self, request: ConnectRequested) -> list[Event]:
+        verdict = self._front.judge(request, self)
+        if isinstance(verdict, ReturnCode):
+            return self._connection.refuse(verdict)
+        self.identity = verdict
+        self._topic = downlink_topic(verdict).encode()
+        events = self._connection.accept()
+        self._disarm()  # the keep-alive may end sooner than the time for CONNECT would have
+        self._arm()
+        self._front.entered(self, verdict)
+        return events
+
+    def _flush(self) -> None:
+        data = self._connection.data_to_send()
+        if data:
+            self._transport.write(data)
+
+    def _arm(self) -> None:
+        due = self._connection.next_timeout()
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._perform(self._connection.handle_timer(self._loop.time()))
+        if not self._ended:
+            self._arm()
+
+
+class _LogBudget:
+    """At most so many lines a minute, so that nobody can fill the log from outside."""
+
+    __slots__ = ("_left", "_per_minute", "_refill_at", "_suppressed")
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = self._left = per_minute
+        self._refill_at = 0.0
+        self._suppressed = 0
+
+    def allows(self, now: float) -> bool:
+        if now >= self._refill_at:
+            self._left, self._refill_at = self._per_minute, now + 60
+        if self._left == 0:
+            self._suppressed += 1
+            return False
+        self._left -= 1
+        return True
+
+    def take_suppressed(self) -> int:
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
+
+
+def _ip_of(peername: object) -> str:
+    """The peer's address; IPv4 in its own form also when it came through an IPv6 socket. Empty when unknown."""
+    if not isinstance(peername, tuple) or not peername:
+        return ""
+    try:
+        address = ipaddress.ip_address(str(peername[0]).partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
