@@ -97,7 +97,7 @@ class JitterBuffer(Generic[T]):
 
     def _release(self, now: float) -> list[tuple[int, T | None]]:
         released: list[tuple[int, T | None]] = []
-        while self._held:
+        while True:
             while self._next in self._held:
                 released.append((self._next, self._held.pop(self._next)[0]))
                 self._next += 1

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 _SO_RCVBUFFORCE = 33
 """Linux, include/uapi/asm-generic/socket.h: like SO_RCVBUF, but beyond rmem_max; needs CAP_NET_ADMIN."""
+_SUSPICIOUS_PACKETS = 50
+"""So many undecipherable packets before the first good one are worth a line in the log."""
 _SEND_BUFFER_BYTES = 1024 * 1024
 """Datagrams that the kernel does not take at once wait up to here; more are dropped and counted."""
 
@@ -256,6 +258,13 @@ class AudioChannel:
         core.receive(header, datagram, address, self._loop.time())
         if core.has_frames:
             self._readable.set()
+        elif core.stats.implausible == _SUSPICIOUS_PACKETS and core.last_received_at is None:
+            log.warning(
+                "audio arrives, but none of it deciphers to Opus as announced: wrong key, or another frame duration",
+                ssrc=f"{self.ssrc:08x}",
+                source=address[0],
+                packets=_SUSPICIOUS_PACKETS,
+            )
         if not self._reachable.is_set() and (peer := core.address.current) is not None:
             self._reachable.set()
             for waiting in core.flush():

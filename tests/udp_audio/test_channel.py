@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.udp_audio.stand_in import DTX_60_MS, SILENCE_60_MS, aes_ctr, counter_blocks, read_downlink, uplink
@@ -135,6 +135,27 @@ def test_long_outage_is_survived() -> None:
     assert heard(core) == [1, 2001, 2002, 2003, 2004]
 
 
+def test_old_packets_from_elsewhere_are_dropped() -> None:
+    core = channel()
+    say(core, 2)
+    say(core, 1, AWAY)
+    core.poll(1.0)
+    assert heard(core) == [2]
+    assert core.stats.distrusted == 1
+
+
+def test_addresses_on_probation_are_bounded() -> None:
+    core = channel()
+    say(core, 1)
+    for number in range(100):
+        say(core, 2 + number % 3, (f"203.0.113.{number}", 4000))
+    assert len(core._runs) == 8
+    assert core.stats.distrusted == 92
+    for sequence in (2, 3, 4):
+        say(core, sequence)
+    assert heard(core) == [1, 2, 3, 4]
+
+
 def test_check_067_nat_rebinding_is_followed_at_once() -> None:
     core = channel()
     say(core, 1)
@@ -178,6 +199,7 @@ def test_check_068_one_plausible_packet_from_elsewhere_is_not_enough() -> None:
     say(core, 2, AWAY)
     say(core, 3, ELSEWHERE)
     assert core.address.peer == HOME
+    assert core.stats.distrusted == 0  # undecided yet
     for sequence in (2, 3, 4):
         say(core, sequence)
     assert heard(core) == [1, 2, 3, 4]
@@ -204,9 +226,11 @@ def test_check_068_noise_between_ends_the_row() -> None:
 def test_other_network_is_followed_after_three_but_not_often() -> None:
     core = channel()
     say(core, 1)
+    say(core, 2, ELSEWHERE)
     for sequence in (2, 3, 4):
         say(core, sequence, AWAY, now=1.0)
     assert core.address.peer == AWAY
+    assert core.stats.distrusted == 1  # the row that ELSEWHERE had begun
     for sequence in (5, 6, 7):
         say(core, sequence, ELSEWHERE, now=2.0)
     assert core.address.peer == AWAY
@@ -297,6 +321,7 @@ def test_check_074_no_counter_block_is_used_twice() -> None:
     assert {read_downlink(KEY, datagram).flags for datagram in sent} == {0x80}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=80), st.integers(0, 2**32 - 1), st.sampled_from([HOME, REBOUND, AWAY]))))
 def test_check_098_noise_never_raises_and_never_blocks(arrivals: list[tuple[bytes, int, Address]]) -> None:
     core = channel()

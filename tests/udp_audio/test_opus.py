@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from udp_audio import opus as codec
@@ -113,6 +113,7 @@ def test_check_072_undecodable_packets(packet: bytes) -> None:
     assert len(decoder.decode(b"\x58")) == 960
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=400), max_size=20))
 def test_check_072_noise_never_breaks_the_decoder(packets: list[bytes]) -> None:
     decoder = OpusDecoder()
@@ -191,6 +192,14 @@ def test_missing_libopus_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
         codec._library.cache_clear()
 
 
+def test_bundled_copy_is_found_where_the_wheel_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = codec._bundled_path()
+    assert path is not None
+    assert path.endswith(("libopus.so", "libopus.dylib", "opus.dll"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert codec._bundled_path() is None
+
+
 # RFC 6716 §3.1, table 2 and §3.2, by hand: packet, duration
 WELL_FORMED = [
     ("58", 60),  # config 11: SILK wide band 60 ms, one empty frame
@@ -252,6 +261,7 @@ def test_frames_over_1275_bytes_do_not_exist() -> None:
     assert not plausible(b"\x58" + bytes(1276), frame_ms=60)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(min_size=1, max_size=600), st.builds(lambda body: b"\x4b" + body, st.binary(max_size=600))))
 @example(b"\x4b\x43" + b"\xff" * 2 + b"\x01" + bytes(512))
 def test_structure_is_judged_as_libopus_does(packet: bytes) -> None:

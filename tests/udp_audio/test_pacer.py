@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udp_audio.pacer import Pacer
@@ -76,6 +76,7 @@ def test_impossible_settings(frame_s: float, lead_frames: int) -> None:
         Pacer(frame_s=frame_s, lead_frames=lead_frames)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([0.02, 0.06]), st.integers(1, 20), st.lists(st.floats(0, 0.5), max_size=300))
 def test_never_more_than_the_lead(frame_s: float, lead_frames: int, delays: list[float]) -> None:
     """A simulated device plays what was sent, by its own rules: it starts with the first frame and pauses when empty."""

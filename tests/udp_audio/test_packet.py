@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udp_audio.packet import Header, downlink_header, parse, uplink_nonce
@@ -47,6 +47,7 @@ def test_largest_datagram() -> None:
     assert header.length == 2032
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2100))
 def test_parse_never_raises_and_never_invents(datagram: bytes) -> None:
     header = parse(datagram)
@@ -58,6 +59,7 @@ def test_parse_never_raises_and_never_invents(datagram: bytes) -> None:
 WORD = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=1300), st.integers(0, 255), WORD, WORD, WORD)
 def test_parse_reads_every_field(payload: bytes, flags: int, ssrc: int, timestamp: int, sequence: int) -> None:
     datagram = bytes([1, flags]) + len(payload).to_bytes(2, "big")

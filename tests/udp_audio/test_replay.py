@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udp_audio.replay import ReplayWindow, Verdict
@@ -53,6 +53,7 @@ def test_impossible_sizes(size: int) -> None:
         ReplayWindow(size=size)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 400), max_size=200), st.sampled_from([64, 128]))
 def test_against_a_set(sequences: list[int], size: int) -> None:
     window = ReplayWindow(size=size)

@@ -225,6 +225,17 @@ async def test_check_071_bad_datagrams_are_not_answered(audio: AudioServer, port
     assert await frames_of(channel, 1) == [1]
 
 
+async def test_stream_with_a_wrong_key_is_said_once(audio: AudioServer, port: int, dial: Dial) -> None:
+    channel = audio.open(frame_ms=60, peer_ip="127.0.0.1")
+    device = dial(channel, port)
+    with structlog.testing.capture_logs() as entries:
+        for sequence in range(1, 70):
+            device.say(sequence, b"\xff" * 40)
+        await until(lambda: channel.stats.implausible == 69)
+    assert [(entry["log_level"], entry["packets"]) for entry in entries] == [("warning", 50)]
+    assert channel.key.hex() not in repr(entries)
+
+
 async def test_check_098_hundred_thousand_random_datagrams(audio: AudioServer, port: int, dial: Dial) -> None:
     """Fed to the protocol object itself, which is what the loop does, so that none is lost on the way."""
     channel = audio.open(frame_ms=60, peer_ip="127.0.0.1")
