@@ -27,7 +27,7 @@ async def listen(stream: SileroStream, audio: np.ndarray[tuple[int], np.dtype[np
 async def measure(listeners: int, windows: int) -> None:
     noise = np.random.default_rng(1).normal(0, 1000, windows * WINDOW_SAMPLES).astype(np.int16)
     with TemporaryDirectory() as root:
-        vad = Silero(SileroVad(), ModelStore(Path(root), offline=True))
+        vad = Silero(SileroVad(), store=ModelStore(Path(root), offline=True))
         await vad.warm()
         begin, cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:

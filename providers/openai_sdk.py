@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -83,6 +84,8 @@ def translated_errors(provider: str, base_url: str) -> Iterator[None]:
         raise _translated(error, provider, where(base_url)) from error
     except _transport_errors() as error:  # a stream that breaks off half-way surfaces as the HTTP library's error
         raise _translated_transport(error, provider, where(base_url)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the SDK lets them through
+        raise ProviderUnavailable(f"{where(base_url)} sent an answer that is not JSON", provider=provider) from error
     except UnicodeEncodeError as error:  # the key goes into a header
         raise ProviderRejected("the api_key holds characters that cannot be sent; copy it again", provider=provider) from error
 

@@ -107,10 +107,15 @@ class SileroStream:
         return True
 
 
+def build(config: SileroVad, *, store: ModelStore) -> Silero:
+    """What :mod:`providers.factory` calls."""
+    return Silero(config, store=store)
+
+
 class Silero:
     """The model, shared by all listeners. Implements :class:`providers.base.Vad`."""
 
-    def __init__(self, config: SileroVad, store: ModelStore) -> None:
+    def __init__(self, config: SileroVad, *, store: ModelStore) -> None:
         self._config = config
         self._store = store
         self._thread = EngineThread("silero")

@@ -25,8 +25,10 @@ def _voice() -> Any:
 
 @functools.cache
 def say(text: str) -> Pcm:
-    """The English sentence at 16 kHz with a little silence around it. Not the same bytes each time: Piper adds noise."""
-    chunks = list(_voice().synthesize(text))
+    """The English sentence at 16 kHz with a little silence around it; the same each time."""
+    from piper import SynthesisConfig
+
+    chunks = list(_voice().synthesize(text, SynthesisConfig(noise_scale=0, noise_w_scale=0)))
     rate = chunks[0].sample_rate
     speech = np.concatenate([chunk.audio_int16_array for chunk in chunks])
     pause = np.zeros(RATE_HZ // 5, np.int16)

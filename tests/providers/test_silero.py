@@ -21,7 +21,7 @@ pytestmark = pytest.mark.models
 
 @pytest.fixture
 async def vad(tmp_path: Path) -> AsyncIterator[Silero]:
-    silero = Silero(SileroVad(), ModelStore(tmp_path, offline=True))
+    silero = Silero(SileroVad(), store=ModelStore(tmp_path, offline=True))
     yield silero
     await silero.aclose()
 
@@ -127,14 +127,14 @@ async def test_backlog_of_one_does_not_hold_up_another(vad: Silero) -> None:
 
 
 async def test_missing_and_broken_models_are_provider_errors(tmp_path: Path) -> None:
-    nowhere = Silero(SileroVad(), ModelStore(tmp_path, offline=True, table={}))
+    nowhere = Silero(SileroVad(), store=ModelStore(tmp_path, offline=True, table={}))
     with pytest.raises(ModelMissing):
         await nowhere.warm()
     with pytest.raises(ModelMissing):
         await nowhere.open().feed(noise(0.1, level=100))
     await nowhere.aclose()
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    broken = Silero(SileroVad(model_path=tmp_path / "broken.onnx"), ModelStore(tmp_path))
+    broken = Silero(SileroVad(model_path=tmp_path / "broken.onnx"), store=ModelStore(tmp_path))
     with pytest.raises(ProviderUnavailable, match="silero failed"):
         await broken.warm()
     await broken.aclose()
@@ -161,5 +161,5 @@ async def _failure(stream: VadStream, audio: Pcm) -> Exception | None:
 
 
 def test_the_provider_is_a_vad(tmp_path: Path) -> None:
-    vad: Vad = Silero(SileroVad(), ModelStore(tmp_path))
+    vad: Vad = Silero(SileroVad(), store=ModelStore(tmp_path))
     assert vad.open().window_samples == 512
