@@ -14,4 +14,4 @@ __all__ = ["Part", "Phrases", "TimerLine", "phrases_for"]
 
 def phrases_for(language: str) -> Phrases:
     """The phrases of a BCP 47 language; English where there are none."""
-    return _BY_LANGUAGE.get(language.split("-")[0].lower(), _ENGLISH)
+    return _BY_LANGUAGE.get(language.split("-", maxsplit=1)[0].lower(), _ENGLISH)
