@@ -155,6 +155,10 @@ class ToolBox:
     def can_take_photo(self) -> bool:
         return self._mcp is not None and self._mcp.has(TAKE_PHOTO)
 
+    @property
+    def can_tell_status(self) -> bool:
+        return (self._mcp is not None and self._mcp.has(GET_STATUS)) or (self._things is not None and bool(self._things.states()))
+
     async def set_volume(self, percent: int) -> ToolResult | None:
         """Sets the speaker, 0 to 100. None when the device has no such tool."""
         return await self._set(SET_VOLUME, "volume", _LEGACY_VOLUME, max(0, min(100, percent)))

@@ -116,13 +116,12 @@ class Skills:
 
     async def _capabilities(self, ask: _Ask) -> SkillReply:
         box = ask.toolbox
-        status = await box.status()
         can = {
             Part.VOLUME: box.can_set_volume,
             Part.BRIGHTNESS: box.can_set_brightness,
             Part.THEME: box.can_set_theme,
             Part.CAMERA: box.can_take_photo,
-            Part.BATTERY: _battery_of(status) is not None,
+            Part.STATUS: box.can_tell_status,
         }
         parts = [part for part, there in can.items() if there]
         return SkillReply(ask.say.capabilities(self._name, parts, box.other_tools()[:_TOLD_TOOLS]), emotion="happy")

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -47,7 +47,9 @@ _SHARED: Final[dict[str, str]] = {
     "HassNevermind": "Nevermind",
 }
 # Sentences about a room, a floor or an appliance, and commands to run later, need a home.
-_NEEDS_HOME: Final = ("{area}", "{floor}", "{name}", "{timer_command")
+_NEEDS_HOME: Final = ("{area", "{floor", "{name", "{timer_command")
+_REGIONS: Final = {"zh": "zh-CN"}
+_RULE = re.compile(r"<([^<>]+)>")
 _WORDS_LIMIT: Final = 60
 _NAME_WORDS: Final = 4
 _PRIME: Final = ("set the volume to thirty", "set a timer for five minutes and ten seconds", "音量调到三十", "五分钟的倒计时")
@@ -137,14 +139,14 @@ def _load_grammar(language: str) -> _Grammar | None:
         for intent in compiled.intents.values():
             for data in intent.data:
                 _ = data.sentences  # parsed at first access: now, not during a turn
-    return _Grammar(language, language.split("-")[0] == "zh", templates)
+    return _Grammar(language, language.split("-", maxsplit=1)[0] == "zh", templates)
 
 
 def _own_sentences(language: str) -> dict[str, Any] | None:
     import yaml
 
     folder = importlib.resources.files(__package__) / "sentences"
-    for name in (language, language.split("-")[0]):
+    for name in _spellings(language):
         source = folder / f"{name}.yaml"
         if source.is_file():
             loaded: dict[str, Any] = yaml.safe_load(source.read_text(encoding="utf-8"))
@@ -159,48 +161,51 @@ def _shared_sentences(language: str) -> dict[str, Any] | None:
     source = next((found for name in _spellings(language) if (found := home_assistant_intents.get_intents(name))), None)
     if source is None:
         return None
+    rules: dict[str, str] = source.get("expansion_rules", {})
     intents: dict[str, Any] = {}
+    texts: list[str] = []
     for name in _SHARED:
-        blocks = [_without_home(block) for block in source["intents"].get(name, {}).get("data", [])]
+        blocks = [_without_home(block, rules) for block in source["intents"].get(name, {}).get("data", [])]
         kept = [block for block in blocks if block["sentences"]]
         if kept:
             intents[name] = {"data": kept}
-    texts = [sentence for intent in intents.values() for block in intent["data"] for sentence in block["sentences"]]
-    rules = _reachable(texts, source.get("expansion_rules", {}))
-    used = "\n".join([*texts, *rules.values()])
+            texts += [sentence for block in kept for sentence in block["sentences"]]
+    used_rules = _reachable("\n".join(texts), rules)
+    used = "\n".join([*texts, *used_rules.values()])
     return {
         "language": source["language"],
         "settings": source.get("settings", {}),
         "intents": intents,
         "lists": {name: listed for name, listed in source.get("lists", {}).items() if f"{{{name}" in used},
-        "expansion_rules": rules,
+        "expansion_rules": used_rules,
     }
 
 
 def _spellings(language: str) -> Iterator[str]:
-    yield language
-    base = language.split("-")[0]
-    if base != language:
-        yield base
-    if Path(language).name == "zh":
-        yield "zh-CN"
+    """The language as it is written, without its region, and with the region that files of that language have."""
+    base = language.split("-", maxsplit=1)[0]
+    yield from dict.fromkeys((language, base, _REGIONS.get(base, base)))
 
 
-def _without_home(block: dict[str, Any]) -> dict[str, Any]:
+def _without_home(block: dict[str, Any], rules: dict[str, str]) -> dict[str, Any]:
     """The block with the sentences that need no room or appliance, and without the context that only a home has."""
-    sentences = [sentence for sentence in block["sentences"] if not any(slot in sentence for slot in _NEEDS_HOME)]
-    return {"sentences": sentences, "slots": block.get("slots", {})}
+
+    def needs_home(sentence: str) -> bool:
+        whole = "\n".join([sentence, *_reachable(sentence, rules).values()])
+        return any(slot in whole for slot in _NEEDS_HOME)
+
+    return {"sentences": [sentence for sentence in block["sentences"] if not needs_home(sentence)], "slots": block.get("slots", {})}
 
 
-def _reachable(sentences: list[str], rules: dict[str, str]) -> dict[str, str]:
+def _reachable(text: str, rules: dict[str, str]) -> dict[str, str]:
+    """The rules that the text uses, and those that they use."""
     reached: dict[str, str] = {}
-    waiting = "\n".join(sentences)
-    while True:
-        fresh = {name: body for name, body in rules.items() if name not in reached and f"<{name}>" in waiting}
-        if not fresh:
-            return reached
-        reached |= fresh
-        waiting = "\n".join(fresh.values())
+    waiting = {name for name in _RULE.findall(text) if name in rules}
+    while waiting:
+        name = waiting.pop()
+        reached[name] = rules[name]
+        waiting |= {other for other in _RULE.findall(rules[name]) if other in rules and other not in reached}
+    return reached
 
 
 # -- matching ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,14 @@ _PUNCTUATION = re.compile(r"[!?;\"“”‘„«»…~、。，！？；：·|<>
 _DASH = re.compile(r"[\u2010-\u2015\u2212]")
 _SPACE = re.compile(r"\s+")
 
+# Recognisers of speech often write Chinese in traditional characters: those that our sentences use.
+_SIMPLIFIED: Final = str.maketrans(
+    "調聲點開關鐘鍾時間後幾號個數設電為麼嗎請幫說講還過見謝會這樣讓將給鬧計減長螢顯換題週禮現問該應靜響輕兩萬億負餘態備機統報來聽對沒話結離覺夢"
+    "東麗誰約訂節愛書買賣歲兒條達貝處總體學國語員難戶麵",
+    "调声点开关钟钟时间后几号个数设电为么吗请帮说讲还过见谢会这样让将给闹计减长屏显换题周礼现问该应静响轻两万亿负余态备机统报来听对没话结离觉梦"
+    "东丽谁约订节爱书买卖岁儿条达贝处总体学国语员难户面",
+)
+
 _COURTESIES_BEFORE: Final = re.compile(
     r"^(?:(?:hey|hi|hello|ok|okay|um+|uh+|er+|hmm+|well|so|and|please|kindly|quickly|just|also|"
     r"(?:can|could|would|will) you(?: just)?|can i (?:get|have) you to|i (?:want|need) you to|"
@@ -42,7 +50,7 @@ def normalise(text: str) -> str:
     """Lower case, half width, single spaces, without punctuation; signs within numbers and arithmetic stay. "" when too long."""
     if len(text) > TEXT_LIMIT:
         return ""
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'").replace("`", "'")
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'").replace("`", "'").translate(_SIMPLIFIED)
     plain = _DASH.sub("-", plain)
     return _SPACE.sub(" ", _PUNCTUATION.sub(" ", plain)).strip(" '-")
 

@@ -10,14 +10,13 @@ from typing import Final
 DIGIT_LIMIT: Final = 18
 """Longer numbers are not read."""
 
+# fmt: off
 _UNITS: Final = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-        "nineteen".split()
-    )
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19,
 }
-_TENS: Final = {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
+# fmt: on
+_TENS: Final = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _SCALES: Final = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _DIGITS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 
@@ -102,7 +101,9 @@ def _chinese_whole(text: str) -> int | None:
             digit = -1
         elif character in _ZH_SCALES:
             last_unit = _ZH_SCALES[character]
-            total = (total + section + max(digit, 0)) * last_unit
+            section += max(digit, 0)
+            # 一亿两千万 adds a smaller scale, 一万亿 multiplies by a larger one
+            total = total + section * last_unit if total >= last_unit else (total + section) * last_unit
             section, digit = 0, -1
         else:
             return None
