@@ -11,6 +11,7 @@ import ctypes.util
 import functools
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -262,12 +263,16 @@ def _checked(lib: ctypes.CDLL, result: int) -> int:
     return result
 
 
+def require_library() -> None:
+    """Load libopus now. Raises OpusUnavailable, whose text says what to install."""
+    _library()
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """libopus: the copy in the opuslib-next-bundled wheel, else the system's. Raises OpusUnavailable."""
-    candidates = [path for path in (_bundled_path(), ctypes.util.find_library("opus")) if path]
+    """libopus: the system's when it has one, else the copy in the opuslib-next-bundled wheel. Raises OpusUnavailable."""
     reason = "not found"
-    for path in candidates:
+    for path in _candidates():
         try:
             return _with_prototypes(ctypes.CDLL(path))
         except (OSError, AttributeError) as error:  # not loadable, or not libopus
@@ -276,6 +281,18 @@ def _library() -> ctypes.CDLL:
         f"libopus cannot be loaded ({reason}): install the Python package opuslib-next-bundled, "
         "or libopus of the system (Debian: apt install libopus0, macOS: brew install opus)"
     )
+
+
+_SYSTEM_NAMES = {"darwin": "libopus.0.dylib", "win32": "opus.dll"}
+
+
+def _candidates() -> Iterator[str]:
+    yield _SYSTEM_NAMES.get(sys.platform, "libopus.so.0")
+    if (bundled := _bundled_path()) is not None:
+        yield bundled
+    # slow: it asks ldconfig or a compiler
+    if (found := ctypes.util.find_library("opus")) is not None:
+        yield found
 
 
 def _bundled_path() -> str | None:

@@ -182,12 +182,23 @@ def test_settings_opus_does_not_have(options: dict[str, Any]) -> None:
 
 
 def test_missing_libopus_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_SYSTEM_NAMES", {sys.platform: "libopus-of-nowhere.so"})
     monkeypatch.setattr(codec, "_bundled_path", lambda: "/nowhere/libopus.so")
     monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
     codec._library.cache_clear()
     try:
         with pytest.raises(OpusUnavailable, match="install the Python package opuslib-next-bundled"):
             OpusDecoder()
+    finally:
+        codec._library.cache_clear()
+
+
+def test_the_bundled_copy_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_SYSTEM_NAMES", {sys.platform: "libopus-of-nowhere.so"})
+    monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
+    codec._library.cache_clear()
+    try:
+        assert len(OpusDecoder().conceal(960)) == 960
     finally:
         codec._library.cache_clear()
 
