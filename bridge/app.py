@@ -11,7 +11,7 @@ import contextlib
 import errno
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ from datetime import tzinfo
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
-from mqtt_control.front import Front
-from ota.activation import Activation
-from ota.api import Endpoints, build_app
+from ota.activation import Activations
+from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
+from ota.manifest import Endpoints
 from ota.server import HttpServer
 
 from bridge.address import lan_address
@@ -38,6 +39,7 @@ from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
 from bridge.turn import Engines
+from mqtt_control.front import Front
 from providers.base import IntentRecognizer, Llm, Message, ModelMissing, ProviderError, SpeechToText, TextToSpeech, Vad
 from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad
 from providers.inventory import models_needed
@@ -111,7 +113,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(codec.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(engines.aclose)
-        devices = DeviceStore()
+        devices = DeviceStore(enrolment=settings.enrolment)
         await devices.open(settings.data_dir / "devices.sqlite3")
         stack.push_async_callback(devices.aclose)
         tasks = await stack.enter_async_context(task_scope())
@@ -131,20 +133,25 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
         stack.push_async_callback(front.aclose)
         tls_port = await _start_tls(loaded, front)
-        _publish_stats(metrics, registry, front, audio)
-        activation = Activation(devices)
-        http = HttpServer()
-        endpoint_port = settings.advertise.mqtt_port or mqtt_port
         is_ready = [False]
+        endpoint_port = settings.advertise.mqtt_port or mqtt_port
+        http_ports = [settings.http.port]
         app = build_app(
             store=devices,
-            activation=activation,
-            settings=settings,
-            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port),
+            activations=Activations(),
+            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
+            options=OtaOptions(
+                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=settings.admin.token.get_secret_value()
+            ),
         )
-        http_port = await _bind(loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port))
+        devices.on_revoked = front.disconnect
+        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
+        http = HttpServer(tasks)
+        http_port = http_ports[0] = await _bind(
+            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+        )
         stack.push_async_callback(http.aclose)
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
@@ -259,9 +266,9 @@ async def _start_tls(loaded: Loaded, front: Front) -> int | None:
     return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
 
 
-def _publish_stats(metrics: Metrics, registry: Registry, front: Front, audio: AudioServer) -> None:
-    metrics.stats.add("mqtt", lambda: front.stats)
-    metrics.stats.add("udp", lambda: audio.stats)
+def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+    for name, part in parts.items():
+        metrics.stats.add(name, lambda part=part: part.stats)
     metrics.stats.add(
         "bridge",
         lambda: {
