@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from providers.factory import build_asr, build_llm, build_tts, build_vad
-from providers.models import ModelStore
 
 from bridge.errors import OperatorError
 from bridge.wav import read_wav, write_wav
 from providers.base import Message, Pcm, PcmFrame, SpeechToText, TextDelta
+from providers.factory import build_asr, build_llm, build_tts, build_vad
+from providers.models import ModelStore
 from settings.model import SettingsTree
 
 ASR_RATE_HZ = 16000
@@ -100,7 +100,7 @@ async def llm(tree: SettingsTree, store: ModelStore, text: str) -> None:
 async def tts(tree: SettingsTree, store: ModelStore, text: str, out: Path) -> None:
     provider = build_tts(tree.tts, store=store)
     pieces: list[Pcm] = []
-    rate_hz = tree.audio.sample_rate_hz
+    rate_hz = 0
     try:
         await provider.warm()
         clock = asyncio.get_running_loop().time
