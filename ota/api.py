@@ -1,0 +1,315 @@
+"""The HTTP side: check-version and activation for devices, health and metrics for machines, a small admin API for people.
+
+=============================== =========================================================================
+``POST /xiaozhi/ota/``          check-version (with and without the last slash, GET as well)
+``POST /xiaozhi/ota/activate``  202 until a person confirmed the code, 200 afterwards
+``GET /healthz``                200 while the process lives
+``GET /readyz``                 200 when devices can be served, else 503
+``GET /metrics``                Prometheus text
+``/api/devices…``               with ``Authorization: Bearer <admin.token>``; 404 while no token is set
+=============================== =========================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mqtt_control.identity import IdentityError, parse_mac
+from ota.activation import Activations, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
+from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
+from ota.devices import Device, DeviceStore, Enrolment, StoreError
+from ota.manifest import ActivationNotice, Endpoints, build_manifest
+from ota.token_bucket import TokenBuckets
+
+_log = structlog.get_logger(__name__)
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+MAX_PROOF_CHARS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtaOptions:
+    """``timezone`` None is the machine's. Limits are generous: a house full of devices has one address behind a router."""
+
+    keepalive_s: int = 240
+    timezone: tzinfo | None = None
+    admin_token: str = ""
+    requests_per_s: float = 20
+    requests_burst: float = 1000
+
+
+@dataclass(slots=True)
+class OtaStats:
+    checks: int = 0
+    credentials_issued: int = 0
+    codes_offered: int = 0
+    activations_pending: int = 0
+    activations_confirmed: int = 0
+    refused: int = 0
+    rate_limited: int = 0
+    admin_rejected: int = 0
+
+
+def build_app(
+    *,
+    store: DeviceStore,
+    activations: Activations,
+    endpoints: Callable[[], Endpoints],
+    ready: Callable[[], bool],
+    metrics: Callable[[], bytes],
+    options: OtaOptions = OtaOptions(),
+) -> Starlette:
+    """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change."""
+    stats = OtaStats()
+    fleet = _Fleet(store, activations, endpoints, options, stats)
+    admin = _Admin(store, activations, options, stats)
+    routes = [
+        Route("/", fleet.about),
+        *(Route(path, fleet.check_version, methods=["GET", "POST"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
+        *(Route(path, fleet.activate, methods=["POST"]) for path in ("/xiaozhi/ota/activate", "/xiaozhi/ota/activate/")),
+        Route("/healthz", _healthz),
+        Route("/readyz", _readyz(ready)),
+        Route("/metrics", _metrics(metrics)),
+        Route("/api/devices", admin.devices),
+        Route("/api/devices/approve", admin.approve, methods=["POST"]),
+        Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
+        Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _error, StoreError: _store_error})
+    app.router.redirect_slashes = False  # devices follow no redirects
+    app.state.stats = stats
+    return app
+
+
+class _Fleet:
+    """What devices ask."""
+
+    def __init__(
+        self, store: DeviceStore, activations: Activations, endpoints: Callable[[], Endpoints], options: OtaOptions, stats: OtaStats
+    ) -> None:
+        self._store = store
+        self._activations = activations
+        self._endpoints = endpoints
+        self._options = options
+        self._stats = stats
+        self._buckets = TokenBuckets(rate_per_s=options.requests_per_s, burst=options.requests_burst)
+
+    async def about(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"service": "xiaozhi-bridge", "ota": f"{self._endpoints().http_base}/xiaozhi/ota/"})
+
+    async def check_version(self, request: Request) -> Response:
+        self._limit(request)
+        identity = read_identity(request)
+        body = await read_object(request)
+        facts = read_facts(request, body)
+        self._stats.checks += 1
+        enrolment = await self._store.enrol(identity.device_id, identity.client_id, facts)
+        device = enrolment.device
+        if device is None:
+            self._stats.refused += 1
+            _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
+            raise HTTPException(403, "this server does not let new devices in")
+        approved = enrolment.state == "approved"
+        manifest = build_manifest(
+            endpoints=self._endpoints(),
+            credentials=self._store.credentials(device) if approved else None,
+            activation=None if approved else self._notice(enrolment, device, request),
+            device_version=read_version(request, body),
+            now_ms=int(datetime.now(UTC).timestamp() * 1000),
+            timezone_offset_min=self._timezone_offset_min(),
+            keepalive_s=self._options.keepalive_s,
+        )
+        self._stats.credentials_issued += approved
+        return JSONResponse(manifest)
+
+    async def activate(self, request: Request) -> Response:
+        self._limit(request)
+        identity = read_identity(request)
+        body = await read_object(request)
+        payload = body.get("Payload")
+        proof: dict[str, Any] = payload if isinstance(payload, dict) else body
+        challenge = proof.get("challenge")
+        pair = (identity.device_id, identity.client_id)
+        told = None if challenge is None else text_of(challenge, limit=MAX_PROOF_CHARS)
+        state = self._activations.state(pair, challenge=told, now=_now_s())
+        if state == "none" and (challenge is not None or not self._store.is_approved(pair)):
+            raise HTTPException(403, "no activation is under way for this device with this challenge; check the version again")
+        if told is not None:
+            serial_number, proof_hex = (text_of(proof.get(key), limit=MAX_PROOF_CHARS) for key in ("serial_number", "hmac"))
+            self._activations.record_proof(pair, serial_number=serial_number, hmac_hex=proof_hex)
+        if not self._store.is_approved(pair):
+            self._stats.activations_pending += 1
+            return JSONResponse({"status": "waiting for confirmation"}, status_code=202)
+        self._stats.activations_confirmed += 1
+        return JSONResponse({"status": "activated"})
+
+    def _notice(self, enrolment: Enrolment, device: Device, request: Request) -> ActivationNotice:
+        try:
+            offer = self._activations.offer(device.pair, now=_now_s())
+        except TooManyOffersError as error:
+            raise HTTPException(503, f"{error}; try again later", headers={"Retry-After": "600"}) from error
+        if offer.fresh:
+            self._stats.codes_offered += 1
+            self._tell(enrolment, device, read_source(request))
+        return ActivationNotice(offer.code, f"{self._endpoints().http_base}\n{offer.code}", offer.challenge)
+
+    def _tell(self, enrolment: Enrolment, device: Device, source: str) -> None:
+        """The code is not logged: reading it from the device is what proves that the device is at hand."""
+        if enrolment.state == "other_client":
+            _log.warning(
+                "a known device came with another Client-Id and got no credentials: its flash was erased, or somebody pretends to be it; "
+                "approve the code only if you read it on the device's own screen",
+                device_id=device.device_id,
+                source=source,
+            )
+        else:
+            _log.info("a new device waits for its code to be approved", device_id=device.device_id, source=source)
+
+    def _timezone_offset_min(self) -> int:
+        offset = datetime.now(UTC).astimezone(self._options.timezone).utcoffset()
+        return int(offset.total_seconds() // 60) if offset else 0
+
+    def _limit(self, request: Request) -> None:
+        if not self._buckets.take(read_source(request), now=_now_s()):
+            self._stats.rate_limited += 1
+            raise HTTPException(429, "too many requests from this address", headers={"Retry-After": "10"})
+
+
+class _Admin:
+    """What people ask, with the token."""
+
+    def __init__(self, store: DeviceStore, activations: Activations, options: OtaOptions, stats: OtaStats) -> None:
+        self._store = store
+        self._activations = activations
+        self._token = options.admin_token.encode()
+        self._stats = stats
+        self._failures = TokenBuckets(rate_per_s=1 / 30, burst=20)
+
+    async def devices(self, request: Request) -> Response:
+        self._authorise(request)
+        return JSONResponse({"devices": [self._describe(device) for device in self._store.all()]})
+
+    async def approve(self, request: Request) -> Response:
+        source = self._authorise(request)
+        code = text_of((await read_object(request)).get("code"))
+        if not code:
+            raise HTTPException(400, 'the body must be {"code": "123456"}')
+        try:
+            pair = self._activations.confirm(code, source=source, now=_now_s())
+        except UnknownCodeError as error:
+            raise HTTPException(404, str(error)) from error
+        except TooManyAttemptsError as error:
+            raise HTTPException(429, str(error), headers={"Retry-After": "600"}) from error
+        try:
+            device = await self._store.approve(*pair)
+        except BaseException:
+            self._activations.unconfirm(pair)
+            raise
+        _log.info("a device was approved", device_id=device.device_id, source=source)
+        return JSONResponse(self._describe(device))
+
+    async def forget(self, request: Request) -> Response:
+        source = self._authorise(request)
+        device_id = _path_device_id(request)
+        if not await self._store.forget(device_id):
+            raise HTTPException(404, "there is no such device")
+        _log.info("a device was forgotten", device_id=device_id, source=source)
+        return JSONResponse({"device_id": device_id, "status": "forgotten"})
+
+    async def rotate(self, request: Request) -> Response:
+        source = self._authorise(request)
+        device = await self._store.rotate(_path_device_id(request))
+        if device is None:
+            raise HTTPException(404, "there is no such approved device")
+        _log.info("a device's credentials were replaced; it must be restarted", device_id=device.device_id, source=source)
+        return JSONResponse(self._describe(device))
+
+    def _authorise(self, request: Request) -> str:
+        """The source of the request. HTTP 404 when the API is off, 401 for a wrong token, 429 after many wrong ones."""
+        if not self._token:
+            raise HTTPException(404, "Not Found")
+        source = read_source(request)
+        if self._failures.empty(source, now=_now_s()):
+            raise HTTPException(429, "too many wrong tokens from this address", headers={"Retry-After": "30"})
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            self._failures.take(source, now=_now_s())
+            self._stats.admin_rejected += 1
+            raise HTTPException(401, "the bearer token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
+        return source
+
+    def _describe(self, device: Device) -> dict[str, Any]:
+        """A device as JSON. The Client-Id stays out: it is half of what proves a device to be itself."""
+        serial_number, _ = self._activations.proof(device.pair)
+        return {
+            "device_id": device.device_id,
+            "status": device.status,
+            "alias": device.alias,
+            "board": device.facts.board,
+            "firmware": device.facts.firmware,
+            "serial_number": serial_number,
+            "replaces_known": device.status == "pending" and not self._is_new(device),
+            "first_seen": device.first_seen.isoformat(timespec="seconds"),
+            "last_seen": device.last_seen.isoformat(timespec="seconds"),
+        }
+
+    def _is_new(self, device: Device) -> bool:
+        known = self._store.get(device.device_id)
+        return known is None or known.status == "pending"
+
+
+def _path_device_id(request: Request) -> str:
+    try:
+        return parse_mac(request.path_params["device_id"])
+    except IdentityError as error:
+        raise HTTPException(404, "there is no such device") from error
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _healthz(request: Request) -> Response:
+    del request
+    return JSONResponse({"status": "ok"})
+
+
+def _readyz(ready: Callable[[], bool]) -> Callable[[Request], Any]:
+    async def readyz(request: Request) -> Response:
+        del request
+        is_ready = ready()
+        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
+
+    return readyz
+
+
+def _metrics(metrics: Callable[[], bytes]) -> Callable[[Request], Any]:
+    async def serve(request: Request) -> Response:
+        del request
+        return Response(metrics(), headers={"Content-Type": PROMETHEUS_TEXT})
+
+    return serve
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, HTTPException)  # noqa: S101 - the table of handlers says so
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _store_error(request: Request, error: Exception) -> Response:
+    _log.error("the device registry failed", reason=str(error), path=request.url.path)
+    return JSONResponse({"error": "the device registry cannot be written; see the server's log"}, status_code=503)
