@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -83,6 +84,8 @@ def translated_errors(provider: str, base_url: str) -> Iterator[None]:
         raise _translated(error, provider, where(base_url)) from error
     except _transport_errors() as error:  # a stream that breaks off half-way surfaces as the HTTP library's error
         raise _translated_transport(error, provider, where(base_url)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # the SDK lets them through
+        raise ProviderUnavailable(f"{where(base_url)} sent an answer that is not JSON", provider=provider) from error
     except UnicodeEncodeError as error:  # the key goes into a header
         raise ProviderRejected("the api_key holds characters that cannot be sent; copy it again", provider=provider) from error
 
@@ -119,24 +122,25 @@ def _translated(error: Exception, provider: str, host: str) -> ProviderError:
     return ProviderUnavailable(f"{host} gave an answer that cannot be used ({type(error).__name__}{_quoted(error)})", provider=provider)
 
 
+_BY_STATUS: Final[dict[int, tuple[type[ProviderError], str]]] = {
+    401: (ProviderRejected, "{host} refused the key (401); check api_key"),
+    403: (ProviderRejected, "{host} does not allow this (403){detail}; check the rights of api_key"),
+    404: (ProviderRejected, "{host} has no such model or path (404){detail}; check model and that base_url is right up to its /v1"),
+    408: (ProviderTimeout, "{host} gave up waiting (408){detail}"),
+    409: (ProviderUnavailable, "{host} is busy with a conflicting request (409){detail}; try again"),
+    429: (ProviderUnavailable, "{host} is asked too often (429){detail}; try again later"),
+    504: (ProviderTimeout, "{host} gave up waiting (504){detail}"),
+}
+_SPENT: Final = (ProviderRejected, "the quota at {host} is used up (429){detail}; top up or use another key")
+_FAULT: Final = (ProviderUnavailable, "{host} has a fault of its own ({status}){detail}")
+_REFUSED: Final = (ProviderRejected, "{host} refused the request ({status}){detail}")
+
+
 def _by_status(status: int, detail: str, provider: str, host: str) -> ProviderError:
-    if status == 401:
-        return ProviderRejected(f"{host} refused the key (401); check api_key", provider=provider)
-    if status == 403:
-        return ProviderRejected(f"{host} does not allow this (403){detail}; check the rights of api_key", provider=provider)
-    if status == 404:
-        return ProviderRejected(
-            f"{host} has no such model or path (404){detail}; check model and that base_url ends in /v1", provider=provider
-        )
-    if status == 429 and ("quota" in detail or "billing" in detail):
-        return ProviderRejected(f"the quota at {host} is used up (429){detail}; top up or use another key", provider=provider)
-    if status == 429:
-        return ProviderUnavailable(f"{host} is asked too often (429){detail}; try again later", provider=provider)
-    if status in {408, 504}:
-        return ProviderTimeout(f"{host} gave up waiting ({status}){detail}", provider=provider)
-    if status >= 500:
-        return ProviderUnavailable(f"{host} has a fault of its own ({status}){detail}", provider=provider)
-    return ProviderRejected(f"{host} refused the request ({status}){detail}", provider=provider)
+    kind, sentence = _BY_STATUS.get(status) or (_FAULT if status >= 500 else _REFUSED)
+    if status == 429 and any(word in detail for word in ("quota", "billing", "balance")):
+        kind, sentence = _SPENT
+    return kind(sentence.format(host=host, detail=detail, status=status), provider=provider)
 
 
 def _detail(error: Any) -> str:
