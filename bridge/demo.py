@@ -63,7 +63,7 @@ async def _demonstrate(config: Path | None, sets: Sequence[str], loaded: Loaded,
         typer.echo("Starting the server")
         server = await stack.enter_async_context(_server(command, scratch / "server.log"))
         base_url = f"http://127.0.0.1:{http_port}"
-        await _answers(base_url, server, scratch / "server.log")
+        await _ready(base_url, server, scratch / "server.log")
         typer.echo(f"The device asks: {question}")
         reply = scratch / "reply.wav"
         summary = await _ask(f"{base_url}/xiaozhi/ota/", question, reply, scratch / "server.log")
@@ -101,18 +101,17 @@ async def _server(arguments: Sequence[str], log: Path) -> AsyncIterator[asyncio.
             await process.wait()
 
 
-async def _answers(base_url: str, server: asyncio.subprocess.Process, log: Path) -> None:
-    """Return once the server answers HTTP. Raises OperatorError when it ends before, or takes too long."""
+async def _ready(base_url: str, server: asyncio.subprocess.Process, log: Path) -> None:
+    """Return once the server is ready. Raises OperatorError when it ends before, or takes too long."""
     try:
         async with asyncio.timeout(_START_TIMEOUT_S), httpx.AsyncClient(timeout=5) as client:
             while server.returncode is None:
                 with suppress(httpx.TransportError):
-                    # any answer below 500 will do: 503 is "not ready yet"
-                    if (await client.get(f"{base_url}/health")).status_code < 500:
+                    if (await client.get(f"{base_url}/readyz")).is_success:
                         return
                 await asyncio.sleep(0.2)
     except TimeoutError:
-        raise OperatorError(f"The server does not answer within {_START_TIMEOUT_S:.0f} s\n{_tail(log)}") from None
+        raise OperatorError(f"The server is not ready within {_START_TIMEOUT_S:.0f} s\n{_tail(log)}") from None
     raise OperatorError(f"The server ended by itself (exit code {server.returncode})\n{_tail(log)}")
 
 
@@ -131,26 +130,25 @@ async def _ask(ota_url: str, question: Path, reply: Path, log: Path) -> dict[str
         if device.returncode is None:
             device.kill()
             await device.wait()
-    summary = turn_summary(output.decode(errors="replace"))
-    if summary is None:
-        raise OperatorError(f"The device did not get through its turn (exit code {device.returncode})\n{_tail(log)}")
+    summary = turn_summary(output)
+    if summary is None or device.returncode:
+        reason = next((line["reason"] for line in _json_lines(output) if line.get("kind") == "failed"), f"exit code {device.returncode}")
+        raise OperatorError(f"The device did not get through its turn: {reason}\n{_tail(log)}")
     return summary
 
 
-def turn_summary(output: str) -> dict[str, Any] | None:
-    """The last turn that ``xiaozhi-bridge device --json`` printed: the innermost object that has ``stt``."""
+def turn_summary(output: bytes) -> dict[str, Any] | None:
+    """The last turn that ``xiaozhi-bridge device --json`` printed; None when there is none."""
+    turns = [line for line in _json_lines(output) if line.get("kind") == "turn"]
+    return turns[-1] if turns else None
 
-    def turns(value: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(value, dict) and "stt" in value and "sentences" in value:
-            yield value
-        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            yield from turns(inner)
 
-    found: list[dict[str, Any]] = []
-    for text in (output, *output.splitlines()):
+def _json_lines(output: bytes) -> Iterator[dict[str, Any]]:
+    for text in output.decode(errors="replace").splitlines():
         with suppress(ValueError):
-            found += turns(json.loads(text))
-    return found[-1] if found else None
+            line = json.loads(text)
+            if isinstance(line, dict):
+                yield line
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ class Firmware:
     def __init__(self, options: DeviceOptions) -> None:
         self.options = options
         self.profile = PROFILES[options.profile]
-        self.hardware = Hardware(device_id=options.device_id, client_id=options.client_id)
+        self.hardware = Hardware.of(options.device_id, options.client_id)
         self.appliance = Appliance(facts=self.hardware.system_info(self.profile))
         self.mcp = McpServer(
             name=self.hardware.board,

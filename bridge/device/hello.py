@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeGuard
@@ -91,7 +92,7 @@ def _udp_fault(udp: object) -> str:
     if not isinstance(server, str) or not server:
         return "udp.server is not a name or address"
     port = udp.get("port")
-    if not _is_number(port) or not 1 <= port <= 65_535:
+    if not is_number(port) or not 1 <= port <= 65_535:
         return f"udp.port is {str(port)[:20]}, not a number from 1 to 65535"
     for name in ("key", "nonce"):
         value = udp.get(name)
@@ -105,10 +106,11 @@ def _audio_format(parameters: object, previous: AudioFormat) -> AudioFormat:
         return previous
     rate, frame = parameters.get("sample_rate"), parameters.get("frame_duration")
     return AudioFormat(
-        sample_rate_hz=int(rate) if _is_number(rate) else previous.sample_rate_hz,
-        frame_ms=int(frame) if _is_number(frame) else previous.frame_ms,
+        sample_rate_hz=int(rate) if is_number(rate) else previous.sample_rate_hz,
+        frame_ms=int(frame) if is_number(frame) else previous.frame_ms,
     )
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[int | float]:
+    """True for a JSON number that is one: Python reads ``1e999`` and ``NaN``, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

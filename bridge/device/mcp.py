@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from bridge.device.hello import is_number
+
 Argument: TypeAlias = bool | int | str
 Arguments: TypeAlias = Mapping[str, Argument]
 Result: TypeAlias = bool | int | str | dict[str, Any]
@@ -18,7 +20,6 @@ Result: TypeAlias = bool | int | str | dict[str, Any]
 MAX_PAGE_BYTES: Final = 8000
 _PAGE_TAIL_BYTES: Final = 30
 _INT32: Final = range(-(2**31), 2**31)
-_JSON_TYPES: Final[dict[str, tuple[type, ...]]] = {"boolean": (bool,), "integer": (int, float), "string": (str,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +45,20 @@ class Property:
     def read(self, arguments: Mapping[str, object]) -> Argument:
         """The value, of the right type and in range; a wrong type counts as missing. Raises :class:`ToolError`."""
         value = arguments.get(self.name)
-        fits = isinstance(value, _JSON_TYPES[self.type]) and (self.type == "boolean" or not isinstance(value, bool))
-        if not fits:
-            if self.default is None:
-                raise ToolError(f"Missing valid argument: {self.name}")
-            return self.default
-        if self.type == "integer":
-            number = int(value)  # type: ignore[call-overload]  # numbers are truncated; `fits` has looked
+        if self.type == "integer" and is_number(value):
+            number = int(value)
             if self.minimum is not None and number < self.minimum:
                 raise ToolError(f"Value is below minimum allowed: {self.minimum}")
             if self.maximum is not None and number > self.maximum:
                 raise ToolError(f"Value exceeds maximum allowed: {self.maximum}")
-            return int(number)
-        assert isinstance(value, bool | str)  # noqa: S101 - `fits` has looked; this tells the type checker
-        return value
+            return number
+        if self.type == "boolean" and isinstance(value, bool):
+            return value
+        if self.type == "string" and isinstance(value, str):
+            return value
+        if self.default is None:
+            raise ToolError(f"Missing valid argument: {self.name}")
+        return self.default
 
 
 class ToolError(Exception):
@@ -130,7 +131,7 @@ class McpServer:
             return None
         params = request.get("params", {})
         number = request.get("id")
-        if not isinstance(params, dict) or isinstance(number, bool) or not isinstance(number, int | float) or int(number) not in _INT32:
+        if not isinstance(params, dict) or not is_number(number) or int(number) not in _INT32:
             self.ignored += 1
             return None
         number = int(number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,7 +22,8 @@ class DeviceOptions:
 
     ota_url: str
     device_id: str = "02:00:00:00:00:01"
-    client_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    client_id: str = ""
+    """A UUID; empty: one that follows from ``device_id``, as if it were kept in flash."""
     mode: Mode = "auto"
     profile: str = DEFAULT_PROFILE
     """A name of :data:`bridge.device.profiles.PROFILES`."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from bridge.device.errors import FirmwareCrashError, OtaError
+from bridge.device.hello import is_number
 from bridge.device.profiles import Profile
 
 _MAX_KEY_CHARACTERS: Final = 15
@@ -56,6 +58,12 @@ class Hardware:
     language: str = "en-US"
     serial_number: str = ""
     hmac_key: bytes = b""
+
+    @classmethod
+    def of(cls, device_id: str, client_id: str = "") -> Hardware:
+        """The device of this MAC. Without a client id it gets a UUID v4 that is the same at every boot, as kept in flash."""
+        kept = uuid.UUID(bytes=hashlib.sha256(device_id.encode()).digest()[:16], version=4)
+        return cls(device_id=device_id, client_id=client_id or str(kept))
 
     def system_info(self, profile: Profile) -> dict[str, Any]:
         """The check-version body, complete with what servers usually ignore."""
@@ -232,7 +240,7 @@ def read_mqtt_section(answer: dict[str, Any]) -> MqttSettings:
         password=text("password"),
         publish_topic=text("publish_topic"),
         subscribe_topic=text("subscribe_topic"),
-        keepalive_s=int(keepalive) if isinstance(keepalive, int | float) and not isinstance(keepalive, bool) else 240,
+        keepalive_s=int(keepalive) if is_number(keepalive) else 240,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bridge.device.hello import is_number
 from bridge.device.mcp import Appliance
 
 _SPEAKER: Final[dict[str, Any]] = {
@@ -49,7 +50,7 @@ class Things:
         volume = parameters.get("volume") if isinstance(parameters, dict) else None
         if command.get("name") != "Speaker":
             return
-        if command.get("method") != "SetVolume" or isinstance(volume, bool) or not isinstance(volume, int | float):
+        if command.get("method") != "SetVolume" or not is_number(volume):
             self.crashes += 1
             return
         self._appliance.volume = min(max(int(volume), 0), 100)

@@ -1,0 +1,163 @@
+"""The command line as a person meets it: real processes where the exit code matters."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import OperatorError, explain
+from providers.base import ModelMissing, ProviderError, ProviderRejected
+from settings.load import MASK, SettingsError
+from settings.reference import example_yaml, markdown
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """``xiaozhi-bridge`` in a directory of its own, without the settings of whoever runs the tests."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("XZ_")}
+    return subprocess.run(
+        [sys.executable, "-m", "bridge.cli", *arguments],
+        cwd=cwd,
+        env=inherited | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | (environ or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    version = run("version", cwd=tmp_path)
+    assert (version.returncode, version.stdout.split()[0]) == (0, "xiaozhi-bridge")
+    top = run("--help", cwd=tmp_path)
+    assert top.returncode == 0
+    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "version"):
+        assert command in top.stdout
+
+
+def test_the_start_imports_no_speech_or_language_package() -> None:
+    """What every command pays for is small: SDKs and the settings are imported when a command needs them."""
+    code = "import bridge.cli, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"numpy", "openai", "onnxruntime", "ctranslate2", "httpx", "uvloop", "starlette", "structlog", "yaml", "settings", "providers"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
+    for arguments in (("nonsense",), ("serve", "--http-port", "70000"), ("config", "check", "--set", "nonsense"), ("device",)):
+        result = run(*arguments, cwd=tmp_path)
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr
+
+
+# -- config ------------------------------------------------------------------------------------------------------------
+def test_config_show_tells_values_and_origins_and_hides_secrets(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mqtt:\n  port: 1999\n", encoding="utf-8")
+    environ = {"XZ_LLM__API_KEY": "sk-very-secret"}
+    shown = run("config", "show", "--changed", "--set", "udp.port=5", cwd=tmp_path, environ=environ)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines() == [
+        "mqtt.port = 1999   # config.yaml line 2",
+        "udp.port = 5   # command line udp.port",
+        'llm.kind = "openai"   # follows from llm.api_key',
+        f'llm.api_key = "{MASK}"   # environment XZ_LLM__API_KEY',
+    ]
+    data = json.loads(run("config", "show", "--json", cwd=tmp_path, environ=environ).stdout)
+    assert data["settings"]["mqtt"]["port"] == 1999
+    assert data["origins"]["mqtt.port"] == "config.yaml line 2"
+    assert "sk-very-secret" not in str(data)
+
+
+def test_config_check(tmp_path: Path) -> None:
+    good = run("config", "check", "--set", "mqtt.port=1", cwd=tmp_path)
+    assert (good.returncode, good.stdout) == (0, "The settings are right: 1 given, the rest by default; file: none\n")
+    (tmp_path / "other.yaml").write_text("mqtt:\n  prot: 1\n  port: x\n", encoding="utf-8")
+    bad = run("config", "check", "--config", "other.yaml", cwd=tmp_path)
+    assert bad.returncode == 1
+    assert "mqtt.prot: there is no such setting (other.yaml line 2); did you mean mqtt.port?" in bad.stderr
+    assert 'mqtt.port: "x" is not allowed (other.yaml line 3)' in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+def test_serve_refuses_wrong_settings_before_anything_starts(tmp_path: Path) -> None:
+    bad = run("serve", "--log-level", "lound", cwd=tmp_path)
+    assert bad.returncode == 1
+    assert 'log.level: "lound" is not allowed' in bad.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_generated_documents_are_printed(tmp_path: Path) -> None:
+    assert run("config", "example", cwd=tmp_path).stdout == example_yaml()
+    assert run("config", "reference", cwd=tmp_path).stdout == markdown()
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+def test_traceback_only_on_request(tmp_path: Path) -> None:
+    plain = run("try", "asr", "absent.wav", cwd=tmp_path)
+    assert plain.returncode == 1
+    assert plain.stderr == "Error: absent.wav: No such file or directory\n"
+    detailed = run("try", "asr", "absent.wav", "--traceback", cwd=tmp_path)
+    assert detailed.returncode == 1
+    assert "Traceback (most recent call last)" in detailed.stderr
+
+
+def test_a_file_that_is_no_wav(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"not at all")
+    result = run("try", "vad", "x.wav", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: x.wav: this is not a WAV file with 16-bit PCM samples\nConvert it: ffmpeg")
+
+
+def test_demo_without_a_question(tmp_path: Path) -> None:
+    result = run("demo", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "question_en.wav: there is no such file" in result.stderr
+
+
+def test_devices_need_the_admin_api(tmp_path: Path) -> None:
+    off = run("devices", "list", cwd=tmp_path)
+    assert off.returncode == 1
+    assert "XZ_ADMIN__TOKEN" in off.stderr
+    nobody = run("devices", "list", "--url", "http://127.0.0.1:9", cwd=tmp_path, environ={"XZ_ADMIN__TOKEN": "t"})
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith("Error: No server answers at http://127.0.0.1:9 (ConnectError)\nStart it")
+
+
+class OpusUnavailable(Exception):  # noqa: N818 - it is known by this name
+    __module__ = "udp_audio.opus"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EADDRINUSE, "Address already in use"), "--mqtt-port"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), "/data: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (SettingsError("a: b", "c: d"), "a: b\nc: d"),
+        (ProviderRejected("the key is wrong"), "the key is wrong\ncheck the key"),
+        (ProviderError("it failed"), "config show"),
+        (ModelMissing("nowhere"), "nowhere"),
+        (OpusUnavailable("libopus is not there"), "libopus is not there\nrun `make run`"),
+        (ExceptionGroup("group", [ExceptionGroup("inner", [OSError(errno.EADDRINUSE, "taken")])]), "the port is taken"),
+        (OperatorError("what", advice="do"), "what\ndo"),
+    ],
+)
+def test_errors_that_an_operator_can_act_on(error: BaseException, says: str) -> None:
+    known = explain(error)
+    assert known is not None
+    assert says in str(known)
+
+
+def test_bugs_are_not_explained_away() -> None:
+    foreign = type("SettingsError", (Exception,), {"__module__": "elsewhere"})
+    assert explain(ValueError("x")) is None
+    assert explain(foreign("x")) is None
+    assert explain(OSError("x")) is None
+    assert explain(ExceptionGroup("two", [OSError(errno.ENOSPC, ""), OSError(errno.ENOSPC, "")])) is None
