@@ -27,7 +27,7 @@ _STYLE_WIDTH: Final = 256
 _MAX_TOKENS: Final = 510
 _GAIN: Final = 0.7  # as loud as the Piper voice, which speaks the Latin sentences between
 _MIN_CLAUSE_UNITS: Final = 6
-_MAX_CLAUSE_UNITS: Final = 40
+_MAX_CLAUSE_UNITS: Final = 30  # longer ones cost memory that onnxruntime keeps, and time before the first sound
 _PAUSE_MS: Final = 100
 _STOP_PAUSE_MS: Final = 250
 
