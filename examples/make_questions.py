@@ -22,7 +22,7 @@ EDGE_S = 0.3  # silence before and after, as a recording has
 
 async def main() -> None:
     models = ModelStore(Path(sys.argv[1] if len(sys.argv) > 1 else "data/models"))
-    voice = LocalTts(LocalTtsConfig(), models=models)
+    voice = LocalTts(LocalTtsConfig(), store=models)
     edge = np.zeros(int(RATE_HZ * EDGE_S), dtype=np.int16)
     for name, text in QUESTIONS.items():
         pieces = []
