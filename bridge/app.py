@@ -23,11 +23,6 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
-from ota.activation import Activations
-from ota.api import OtaOptions, build_app
-from ota.devices import DeviceStore
-from ota.manifest import Endpoints
-from ota.server import HttpServer
 
 from bridge.address import lan_address
 from bridge.banner import Facts, banner
@@ -40,6 +35,11 @@ from bridge.session import Services
 from bridge.skills import Skills
 from bridge.turn import Engines
 from mqtt_control.front import Front
+from ota.activation import Activations
+from ota.api import OtaOptions, build_app
+from ota.devices import DeviceStore
+from ota.manifest import Endpoints
+from ota.server import HttpServer
 from providers.base import IntentRecognizer, Llm, Message, ModelMissing, ProviderError, SpeechToText, TextToSpeech, Vad
 from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad
 from providers.inventory import models_needed
@@ -268,7 +268,7 @@ async def _start_tls(loaded: Loaded, front: Front) -> int | None:
 
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
-        metrics.stats.add(name, lambda part=part: part.stats)
+        metrics.stats.add(name, partial(getattr, part, "stats"))
     metrics.stats.add(
         "bridge",
         lambda: {

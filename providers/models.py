@@ -39,7 +39,7 @@ except ImportError:  # not POSIX: see the module's docstring
 log = structlog.get_logger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with (file name, bytes so far, bytes in all)."""
+"""Called with (file name, bytes so far, bytes in all), in the thread that fetches."""
 
 State: TypeAlias = Literal["ready", "in package", "missing"]
 

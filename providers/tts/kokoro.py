@@ -27,7 +27,7 @@ _STYLE_WIDTH: Final = 256
 _MAX_TOKENS: Final = 510
 _GAIN: Final = 0.7  # as loud as the Piper voice, which speaks the Latin sentences between
 _MIN_CLAUSE_UNITS: Final = 6
-_MAX_CLAUSE_UNITS: Final = 40
+_MAX_CLAUSE_UNITS: Final = 30  # longer ones cost memory that onnxruntime keeps, and time before the first sound
 _PAUSE_MS: Final = 100
 _STOP_PAUSE_MS: Final = 250
 
@@ -38,15 +38,20 @@ class KokoroStats:
     unspoken_characters: int = 0
 
 
+def build(config: configs.KokoroTts, *, store: ModelStore) -> KokoroTts:
+    """What :mod:`providers.factory` calls."""
+    return KokoroTts(config, store=store)
+
+
 class KokoroTts:
     """One model and one voice in one thread; a sentence is spoken clause by clause, so that its beginning comes early.
 
     ``config.voice`` is a name of the voice package or the path of a ``.bin`` file (float32, rows of 256, one a token count).
     """
 
-    def __init__(self, config: configs.KokoroTts, *, models: ModelStore) -> None:
+    def __init__(self, config: configs.KokoroTts, *, store: ModelStore) -> None:
         self._config = config
-        self._models = models
+        self._store = store
         self._engine: _Engine | None = None
         self._worker = Worker("kokoro")
         self.stats = KokoroStats()
@@ -75,7 +80,7 @@ class KokoroTts:
     # -- in the worker's thread ----------------------------------------------------------------------------------------
     def _load(self) -> None:
         if self._engine is None:
-            engine = _Engine(self._config, self._models)
+            engine = _Engine(self._config, self._store)
             engine.speak("好")
             self._engine = engine
             log.info("Voice is ready", voice=self._config.voice, engine="kokoro")
@@ -96,10 +101,10 @@ class KokoroTts:
 class _Engine:
     """What is loaded: the session, the voice's style vectors, the dictionaries."""
 
-    def __init__(self, config: configs.KokoroTts, models: ModelStore) -> None:
+    def __init__(self, config: configs.KokoroTts, store: ModelStore) -> None:
         self._speed = np.array([config.speed], dtype=np.float32)
-        self._styles = _styles(config.voice, models)
-        self._session = _session(config, models)
+        self._styles = _styles(config.voice, store)
+        self._session = _session(config, store)
         try:
             self.phonemizer = Phonemizer()
         except ImportError as error:
@@ -123,20 +128,20 @@ class _Engine:
             return quantize(self._session.run(None, inputs)[0], gain=_GAIN)
 
 
-def _session(config: configs.KokoroTts, models: ModelStore) -> Any:
-    directory = models.resolve(config.model)
+def _session(config: configs.KokoroTts, store: ModelStore) -> Any:
+    directory = store.resolve(config.model)
     file = directory if directory.is_file() else next(iter(sorted(directory.glob("*.onnx"))), None)
     if file is None:
         raise ModelMissing(f"{directory} holds no .onnx file", provider="kokoro")
     return onnx.session(file, provider="kokoro", threads=config.threads)
 
 
-def _styles(voice: str, models: ModelStore) -> NDArray[np.float32]:
+def _styles(voice: str, store: ModelStore) -> NDArray[np.float32]:
     """The voice's style vectors, shape (token counts, 256)."""
     if voice.endswith(".bin"):
-        file = models.resolve(voice)
+        file = store.resolve(voice)
     else:
-        file = models.resolve(VOICES_MODEL) / f"{voice}.bin"
+        file = store.resolve(VOICES_MODEL) / f"{voice}.bin"
         if not file.is_file():
             known = ", ".join(sorted(path.stem for path in file.parent.glob("*.bin")))
             raise ModelMissing(f"there is no Kokoro voice {voice!r}; there are {known}", provider="kokoro")

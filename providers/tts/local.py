@@ -18,6 +18,11 @@ from settings import providers as configs
 log = structlog.get_logger(__name__)
 
 
+def build(config: configs.LocalTts, *, store: ModelStore) -> LocalTts:
+    """What :mod:`providers.factory` calls."""
+    return LocalTts(config, store=store)
+
+
 class LocalTts:
     """Piper for Latin script, Kokoro for Chinese; a mixed sentence goes to the voice of the script that prevails.
 
@@ -25,10 +30,10 @@ class LocalTts:
     why, and Latin ones are spoken as ever. A failure is logged once and remembered until the next :meth:`warm`.
     """
 
-    def __init__(self, config: configs.LocalTts, *, models: ModelStore) -> None:
+    def __init__(self, config: configs.LocalTts, *, store: ModelStore) -> None:
         self._voices: dict[Script, TextToSpeech] = {
-            "latin": PiperTts(config.latin, models=models),
-            "cjk": KokoroTts(config.chinese, models=models),
+            "latin": PiperTts(config.latin, store=store),
+            "cjk": KokoroTts(config.chinese, store=store),
         }
         self._failures: dict[Script, ProviderError] = {}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from providers import openai_sdk
 from providers.base import PcmFrame, ProviderRejected, ProviderUnavailable
+from providers.models import ModelStore
 from providers.tts.envelope import Envelope
 from providers.tts.pcm_stream import PcmStream, UnknownAudioError
 from providers.tts.text import speakable
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _PROVIDER: Final = "openai"
+
+
+def build(config: configs.OpenAiTts, *, store: ModelStore) -> OpenAiTts:
+    """What :mod:`providers.factory` calls; there is no model to store."""
+    del store
+    return OpenAiTts(config)
 
 
 class OpenAiTts:

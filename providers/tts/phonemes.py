@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import unicodedata
+from functools import cached_property
 from importlib import resources
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -57,7 +58,7 @@ _DIGIT_WORDS: Final = ("zero", "one", "two", "three", "four", "five", "six", "se
 
 
 class Phonemizer:
-    """Loads dictionaries on construction (half a second); to be made and used in one thread."""
+    """Loads the Chinese dictionaries on construction (a second); to be made and used in one thread."""
 
     def __init__(self) -> None:
         import jieba
@@ -71,10 +72,15 @@ class Phonemizer:
             tokenizer.initialize()
         self._cut = tokenizer.lcut
         self._syllables = ZHG2P.word2ipa
-        dictionary = resources.files("misaki") / "data" / "us_gold.json"
-        self._english: dict[str, str | dict[str, str | None]] = json.loads(dictionary.read_text(encoding="utf-8"))
         self.unspoken = 0
         """Letters and digits so far that had no pronunciation and were left out."""
+
+    @cached_property
+    def _english(self) -> dict[str, str | dict[str, str | None]]:
+        """Read when the first English word comes: many homes never say one, and it takes 25 MB."""
+        dictionary = resources.files("misaki") / "data" / "us_gold.json"
+        entries: dict[str, str | dict[str, str | None]] = json.loads(dictionary.read_text(encoding="utf-8"))
+        return entries
 
     def phonemes(self, text: str) -> str:
         """The phonemes of ``text`` (as :func:`providers.tts.text.speakable` leaves it), all of them keys of TOKENS."""

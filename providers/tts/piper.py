@@ -36,6 +36,11 @@ _MAX_UNITS: Final = 60
 """Piper is twenty times faster than speech: clauses are only cut from long sentences."""
 
 
+def build(config: configs.PiperTts, *, store: ModelStore) -> PiperTts:
+    """What :mod:`providers.factory` calls."""
+    return PiperTts(config, store=store)
+
+
 class PiperTts:
     """One voice in one thread.
 
@@ -43,9 +48,9 @@ class PiperTts:
     that holds both.
     """
 
-    def __init__(self, config: configs.PiperTts, *, models: ModelStore) -> None:
+    def __init__(self, config: configs.PiperTts, *, store: ModelStore) -> None:
         self._config = config
-        self._models = models
+        self._store = store
         self._voice: PiperVoice | None = None
         self._worker = Worker("piper")
 
@@ -77,7 +82,7 @@ class PiperTts:
     # -- in the worker's thread ----------------------------------------------------------------------------------------
     def _load(self) -> None:
         if self._voice is None:
-            voice = _voice(self._config.voice, self._models)
+            voice = _voice(self._config.voice, self._store)
             with espeak.LOCK:
                 phonemes = voice.phonemize("ok")
             with onnx.engine_errors("the voice failed", provider="piper"):
@@ -117,7 +122,7 @@ def _parts(text: str) -> list[str]:
     return clauses(text, min_units=_MIN_UNITS, max_units=_MAX_UNITS)
 
 
-def _voice(name: str, models: ModelStore) -> PiperVoice:
+def _voice(name: str, store: ModelStore) -> PiperVoice:
     try:
         from piper import PiperVoice
         from piper.config import PiperConfig
@@ -125,7 +130,7 @@ def _voice(name: str, models: ModelStore) -> PiperVoice:
         raise ProviderUnavailable(
             "Piper is not installed; it is an optional part: pip install 'xiaozhi-bridge[piper]'", provider="piper"
         ) from error
-    file = _onnx_file(models.resolve(name))
+    file = _onnx_file(store.resolve(name))
     try:
         config = PiperConfig.from_dict(json.loads(Path(f"{file}.json").read_text(encoding="utf-8")))
     except FileNotFoundError as error:

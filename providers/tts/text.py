@@ -30,7 +30,7 @@ _PICTOGRAMS: Final = re.compile(
     "\u2500-\u27bf"  # boxes, shapes, symbols, dingbats
     "\u2900-\u297f\u2b00-\u2bff"  # more arrows, stars
     "\u3030\u303d\u3297\u3299"
-    "\U0001f000-\U0001fbff"  # emoji proper
+    "\U0001f000-\U0001fbef"  # emoji proper; what follows are digits
     "]"
 )
 # Variation selectors, keycap frame: with the joiners and tags (category Cf) they only dress another character.

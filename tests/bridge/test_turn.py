@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from bridge.skills import SkillReply
 
 from bridge.ear import Utterance
 from bridge.history import INTERRUPTED, History
 from bridge.phrases import phrases
+from bridge.skills import SkillReply
 from bridge.turn import START_GUARD_S, Engines, Request, Turn, TurnLimits
 from iot.toolbox import ToolBox
 from providers.base import Intent, ProviderUnavailable, ToolCall

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.metadata
 import os
 import shutil
 import threading
@@ -262,3 +263,28 @@ def test_package_files_are_used_in_place_when_the_store_cannot_be_written(tmp_pa
 def test_kokoro_voices_come_from_npm(tmp_path: Path) -> None:
     directory = ModelStore(tmp_path, hub_url="http://127.0.0.1:1").resolve("kokoro-voices")
     assert (directory / "zf_xiaoxiao.bin").stat().st_size == 510 * 256 * 4
+
+
+def _installed(path: str) -> bytes:
+    return Path(str(importlib.metadata.distribution("pytest").locate_file(path))).read_bytes()
+
+
+def test_parts_in_installed_packages_are_joined(tmp_path: Path) -> None:
+    parts = tuple(PackagePart("pytest", "8", path) for path in ("pytest/__init__.py", "pytest/__main__.py"))
+    body = b"".join(_installed(part.path) for part in parts)
+    table = toy(size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest(), parts=parts)
+    store = ModelStore(tmp_path, offline=True, table=table)
+    assert [line.state for line in store.status()] == ["in package"]
+    assert (store.resolve("toy") / "toy.bin").read_bytes() == body
+    assert [line.state for line in store.status()] == ["ready"]
+
+
+def test_package_with_other_bytes_is_not_believed(tmp_path: Path, hub: Hub) -> None:
+    hub.files["/some/one/resolve/rev1/sub/toy.bin"] = BODY
+    in_place = toy(
+        name="__init__.py", parts=(PackagePart("pytest", "8", "pytest/__init__.py"),), size_bytes=len(_installed("pytest/__init__.py"))
+    )
+    with pytest.raises(ModelMissing, match="wrong SHA-256"):
+        ModelStore(tmp_path / "one", offline=True, table=in_place).resolve("toy")
+    split = toy(parts=(PackagePart("pytest", "8", "pytest/__init__.py"), PackagePart("pytest", "8", "pytest/__main__.py")))
+    assert (ModelStore(tmp_path / "two", hub_url=hub.url, table=split).resolve("toy") / "toy.bin").read_bytes() == BODY

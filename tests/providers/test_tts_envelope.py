@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.base import Pcm
@@ -24,6 +24,7 @@ def shaped(samples: Pcm, *, cuts: list[int], **options: int) -> Pcm:
     return np.concatenate([*pieces, envelope.finish()])
 
 
+@settings(deadline=None)  # machines pause
 @given(st.lists(st.integers(0, 1600), max_size=12))
 def test_long_silence_around_is_cut_and_pauses_stay(cuts: list[int]) -> None:
     out = shaped(pcm((0, 400), (5000, 300), (0, 200), (6000, 300), (0, 400)), cuts=cuts, lead_ms=30, tail_ms=100, fade_ms=1)
@@ -31,6 +32,7 @@ def test_long_silence_around_is_cut_and_pauses_stay(cuts: list[int]) -> None:
     assert np.array_equal(out[30:830], pcm((5000, 300), (0, 200), (6000, 300)))
 
 
+@settings(deadline=None)  # machines pause
 @given(st.lists(st.integers(0, 1000), max_size=6))
 def test_abrupt_edges_are_faded(cuts: list[int]) -> None:
     out = shaped(pcm((20000, 1000)), cuts=cuts, fade_ms=10)
@@ -42,6 +44,7 @@ def test_abrupt_edges_are_faded(cuts: list[int]) -> None:
     assert np.all(out[10:-10] == 20000)
 
 
+@settings(deadline=None)  # machines pause
 @given(st.lists(st.integers(-32768, 32767), max_size=400), st.lists(st.integers(0, 400), max_size=6))
 def test_any_sound_survives_any_cutting(values: list[int], cuts: list[int]) -> None:
     samples = np.array(values, dtype=np.int16)

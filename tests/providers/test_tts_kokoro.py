@@ -25,7 +25,7 @@ def models() -> None:
 
 
 def voice(**options: Any) -> KokoroTts:
-    return KokoroTts(configs.KokoroTts(**options), models=voices.store())
+    return KokoroTts(configs.KokoroTts(**options), store=voices.store())
 
 
 async def test_speech_is_clean_and_understood() -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.models
 
 
 def voice(**options: configs.PiperTts | configs.KokoroTts) -> LocalTts:
-    return LocalTts(configs.LocalTts.model_validate(options), models=voices.store())
+    return LocalTts(configs.LocalTts.model_validate(options), store=voices.store())
 
 
 NO_PIPER = configs.PiperTts(voice="no-such-voice")
@@ -67,7 +67,7 @@ async def test_without_piper_kokoro_speaks_english() -> None:
 
 
 async def test_without_any_voice_warm_says_why(tmp_path: Path) -> None:
-    tts = LocalTts(configs.LocalTts(latin=NO_PIPER, chinese=NO_KOKORO), models=ModelStore(tmp_path, offline=True))
+    tts = LocalTts(configs.LocalTts(latin=NO_PIPER, chinese=NO_KOKORO), store=ModelStore(tmp_path, offline=True))
     with pytest.raises(ModelMissing, match="no-such-voice"):
         await tts.warm()
     with pytest.raises(ModelMissing, match="no-such-voice"):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.tts.pcm_stream import PcmStream, UnknownAudioError
@@ -36,12 +36,14 @@ def decoded(data: bytes, cuts: list[int], content_type: str = "") -> tuple[list[
 CUTS = st.lists(st.integers(0, 120), max_size=10)
 
 
+@settings(deadline=None)  # machines pause
 @given(CUTS)
 def test_raw_samples(cuts: list[int]) -> None:
     assert decoded(SAMPLES, cuts) == (VALUES, 24000)
     assert decoded(SAMPLES + b"\x01", cuts) == (VALUES, 24000)
 
 
+@settings(deadline=None)  # machines pause
 @given(CUTS)
 def test_wav(cuts: list[int]) -> None:
     assert decoded(wav(FMT_16K_MONO), cuts) == (VALUES, 16000)
@@ -49,11 +51,13 @@ def test_wav(cuts: list[int]) -> None:
     assert decoded(wav(FMT_EXTENSIBLE), cuts) == (VALUES, 16000)
 
 
+@settings(deadline=None)  # machines pause
 @given(CUTS, st.sampled_from([0, 0xFFFFFFFF, 0x7FFFFFFF]))
 def test_streamed_wav_of_unknown_length(cuts: list[int], size: int) -> None:
     assert decoded(wav(FMT_16K_MONO, size=size), cuts) == (VALUES, 16000)
 
 
+@settings(deadline=None)  # machines pause
 @given(CUTS)
 def test_stereo_is_mixed(cuts: list[int]) -> None:
     assert decoded(wav(FMT_44K_STEREO, data=bytes.fromhex("0a00 1400 ecff 0000"), size=8), cuts) == ([15, -10], 44100)
@@ -89,6 +93,7 @@ def test_other_content_types_are_refused(content_type: str) -> None:
         PcmStream(sample_rate_hz=24000, content_type=content_type)
 
 
+@settings(deadline=None)  # machines pause
 @given(st.binary(max_size=200), CUTS, st.booleans())
 def test_any_bytes_give_samples_or_the_one_error(data: bytes, cuts: list[int], prefixed: bool) -> None:
     try:

@@ -34,7 +34,7 @@ def installed() -> None:
 
 
 def voice(**options: Any) -> PiperTts:
-    return PiperTts(configs.PiperTts(**options), models=voices.store())
+    return PiperTts(configs.PiperTts(**options), store=voices.store())
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.tts.text import clauses, prevailing_script, speakable
@@ -59,6 +59,7 @@ def test_what_is_spoken(written: str, expected: str) -> None:
     assert speakable(written) == expected
 
 
+@settings(deadline=None)  # machines pause
 @given(ANY_TEXT)
 def test_spoken_text_is_one_clean_line(text: str) -> None:
     spoken = speakable(text)
@@ -70,6 +71,7 @@ def test_spoken_text_is_one_clean_line(text: str) -> None:
     spoken.encode()  # no lone surrogates: the text goes to C libraries and over HTTP
 
 
+@settings(deadline=None)  # machines pause
 @given(st.text(alphabet=st.characters(categories=["Lu", "Ll", "Nd"]), min_size=1))
 def test_plain_words_are_left_alone(word: str) -> None:
     assert speakable(word) == word
@@ -114,6 +116,7 @@ def test_a_clause_without_stops_is_cut_between_units() -> None:
     assert clauses("one two three four five", min_units=1, max_units=2) == ["one two", "three four", "five"]
 
 
+@settings(deadline=None)  # machines pause
 @given(ANY_TEXT, st.integers(1, 8), st.integers(8, 40))
 def test_clauses_lose_nothing_but_space(text: str, least: int, most: int) -> None:
     pieces = clauses(text, min_units=least, max_units=most)
