@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -30,6 +29,7 @@ from bridge.errors import OperatorError
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
 from bridge.registry import AudioEndpoint, Registry
+from bridge.release import release
 from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
@@ -158,7 +158,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
         is_ready[0] = True
         yield Facts(
-            version=version("xiaozhi-bridge"),
+            version=release(),
             host=host,
             found_by_itself=settings.advertise.host is None,
             http_port=http_port,
