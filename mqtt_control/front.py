@@ -123,7 +123,7 @@ class Front:
     async def aclose(self) -> None:
         """Stop listening, send what is queued, close every connection; each device's listener callback comes before this returns.
 
-        When cancelled, everything is closed all the same, without waiting for queued bytes.
+        A closed front stays closed. When cancelled, everything is closed all the same, without waiting for queued bytes.
         """
         self._closing = True
         for server in self._servers:

@@ -29,6 +29,7 @@ from mqtt_control.codec import (
     Unsubscribe,
     UnsupportedConnect,
     Will,
+    _length,
     encode,
     encode_publish,
 )
@@ -254,6 +255,12 @@ def test_fields_that_have_no_form_are_refused() -> None:
         encode(Connect("x" * 65536))
     with pytest.raises(OverflowError):
         encode(Puback(65536))
+    with pytest.raises(ValueError, match="268435455"):
+        _length(268435456)
+
+
+def test_a_connect_of_another_protocol_can_be_written() -> None:
+    assert encode(UnsupportedConnect(b"MQIsdp", 3)) == bytes.fromhex("10 09 0006 4D5149736470 03")
 
 
 def test_check_094_passwords_and_payloads_do_not_show() -> None:

@@ -1,0 +1,180 @@
+"""What the MQTT front costs: ``python -m bench.mqtt_front``. Prints JSON lines.
+
+``exchange``: a device publishes a `listen`, the listener answers with an `stt`; many devices at once, each waiting for
+its answer. The clients run in a process of their own; the figure is exchanges per second of this process's CPU time.
+``idle``: growth of the resident set for each device that is connected and silent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import structlog
+import uvloop
+
+from mqtt_control.codec import Connect, Publish, encode
+from mqtt_control.front import Front
+from mqtt_control.identity import DeviceIdentity, parse_client_id
+from mqtt_control.messages import Inbound, Stt
+from settings.model import Mqtt
+
+REQUEST = encode(Publish("device-server", b'{"session_id":"b1c2d3e4","type":"listen","state":"start","mode":"auto"}'))
+REPLY_TEXT = "what is the weather like today"
+
+
+class Answering:
+    """A listener that answers every message at once."""
+
+    def __init__(self) -> None:
+        self.front: Front | None = None
+
+    def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None:
+        """Nothing to do."""
+
+    def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
+        """Answer with what was heard."""
+        assert self.front is not None
+        self.front.send(identity.device_id, Stt("b1c2d3e4", REPLY_TEXT))
+
+    def device_disconnected(self, identity: DeviceIdentity) -> None:
+        """Nothing to do."""
+
+
+# -- the clients' process ----------------------------------------------------------------------------------------------
+class Client(asyncio.Protocol):
+    """One device: connects, then sends the next request whenever a reply is there."""
+
+    def __init__(self, number: int, requests: int, done: asyncio.Semaphore) -> None:
+        self._identity = DeviceIdentity((0x020000000000 + number).to_bytes(6, "big").hex(":"), f"bench-{number}")
+        self._left = requests
+        self._done = done
+        self._missing = 4  # of the CONNACK
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._write(encode(Connect(self._identity.mqtt_client_id, 240, True, "bench", b"bench")))
+
+    def data_received(self, data: bytes) -> None:
+        self._missing -= len(data)
+        if self._missing > 0:
+            return
+        if self._left == 0:
+            self._done.release()
+            return
+        self._left -= 1
+        self._missing = REPLY_BYTES
+        self._write(REQUEST)
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
+
+
+REPLY_BYTES = len(
+    encode(
+        Publish(
+            "devices/p2p/02_00_00_00_00_00",
+            json.dumps({"type": "stt", "session_id": "b1c2d3e4", "text": REPLY_TEXT}, separators=(",", ":")).encode(),
+        )
+    )
+)
+
+
+async def run_clients(port: int, devices: int, requests: int) -> None:
+    """All devices until each has its replies; then wait for the end of standard input."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Semaphore(0)
+    for number in range(devices):
+        await loop.create_connection(lambda number=number: Client(number, requests, done), "127.0.0.1", port)  # type: ignore[misc]
+    for _ in range(devices):
+        await done.acquire()
+    print("done", flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+# -- the server's process ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    devices: int
+    exchanges: int
+    cpu_us_per_exchange: float
+    exchanges_per_cpu_s: int
+    bench: str = "exchange"
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    devices: int
+    rss_bytes_per_device: int
+    bench: str = "idle"
+
+
+def resident_bytes() -> int:
+    """Linux only."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+async def measure(devices: int, requests: int) -> tuple[float, int]:
+    """CPU seconds and growth of the resident set over one run of the clients."""
+    listener = Answering()
+    front = Front(Mqtt(), authenticate=lambda client_id, _username, _password: parse_client_id(client_id), listener=listener)
+    listener.front = front
+    port = await front.start(host="127.0.0.1", port=0)
+    gc.collect()
+    resident, cpu_s = resident_bytes(), time.process_time()
+    arguments = ["--clients", str(port), "--devices", str(devices), "--requests", str(requests)]
+    clients = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.mqtt_front", *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert clients.stdout is not None
+    if (line := await clients.stdout.readline()) != b"done\n":
+        raise SystemExit(f"the clients failed: {line!r}")
+    cpu_s, grown = time.process_time() - cpu_s, resident_bytes() - resident
+    if front.stats.messages_out != devices * requests or front.stats.devices != devices:
+        raise SystemExit(f"not everything was served: {front.stats}")
+    await clients.communicate(b"")  # the end of input is the clients' sign to go
+    await front.aclose()
+    return cpu_s, grown
+
+
+async def serve(*, devices: int, requests: int, idle_devices: int) -> None:
+    """Both measurements. A first small run takes the one-time costs (imports, pools) out of the figures."""
+    await measure(10, 1)
+    _, grown = await measure(idle_devices, 0)
+    print(json.dumps(asdict(Idle(idle_devices, grown // idle_devices))))
+    connecting_s, _ = await measure(devices, 0)
+    cpu_s, _ = await measure(devices, requests)
+    exchanges = devices * requests
+    each_s = (cpu_s - connecting_s) / exchanges
+    print(json.dumps(asdict(Exchange(devices, exchanges, round(each_s * 1e6, 1), round(1 / each_s)))))
+
+
+def main() -> None:
+    """Parse the arguments and be the server or the clients."""
+    parser = argparse.ArgumentParser(description="What the MQTT front costs.")
+    parser.add_argument("--devices", type=int, default=50)
+    parser.add_argument("--requests", type=int, default=2000, help="of each device")
+    parser.add_argument("--idle-devices", type=int, default=5000)
+    parser.add_argument("--clients", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if arguments.clients:
+            runner.run(run_clients(arguments.clients, arguments.devices, arguments.requests))
+        else:
+            runner.run(serve(devices=arguments.devices, requests=arguments.requests, idle_devices=arguments.idle_devices))
+
+
+if __name__ == "__main__":
+    main()
