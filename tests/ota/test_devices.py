@@ -152,9 +152,13 @@ async def test_full_disk(path: Path) -> None:
     async with opened(path) as store:
         await store.enrol(MAC, "c", FACTS)
         await store._on_disk(lambda: store._execute("PRAGMA max_page_count = 1", ()))
-        with pytest.raises(StoreError, match="the disk is full: free some space"):
+
+        async def fill() -> None:
             for n in range(2, 200):
                 await store.enrol(f"02:00:00:00:00:{n:02x}", "c" * 64, DeviceFacts("b" * 64, "f" * 64))
+
+        with pytest.raises(StoreError, match="the disk is full: free some space"):
+            await fill()
         assert (await store.enrol(MAC, "c", DeviceFacts("b" * 5000, "9"))).state == "approved"
         assert store.stats.write_errors <= 1
 
@@ -167,12 +171,17 @@ async def test_path_that_cannot_be(tmp_path: Path) -> None:
     await store.aclose()
 
 
-async def test_file_that_is_none(path: Path) -> None:
+@pytest.fixture
+def foreign(path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+    return path
+
+
+async def test_file_that_is_none(foreign: Path) -> None:
     store = DeviceStore()
     with pytest.raises(StoreError, match="it is no device registry"):
-        await store.open(path)
+        await store.open(foreign)
     await store.aclose()
 
 
