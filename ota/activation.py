@@ -74,11 +74,15 @@ class Activations:
         self._max_offers = max_offers
         self._by_pair: dict[Pair, _Entry] = {}
         self._by_code: dict[str, _Entry] = {}
+        self._offers_by_source = TokenBuckets(rate_per_s=0.5, burst=300, max_sources=1000)
         self._by_source = TokenBuckets(rate_per_s=10 / 600, burst=10, max_sources=1000)
         self._by_all = TokenBuckets(rate_per_s=100 / 600, burst=100, max_sources=1)
 
-    def offer(self, pair: Pair, *, now: float) -> Offer:
-        """The code of this pair: the same until it expires or is confirmed. Raises TooManyOffersError."""
+    def offer(self, pair: Pair, *, source: str, now: float) -> Offer:
+        """The code of this pair: the same until it expires or is confirmed.
+
+        Raises TooManyOffersError, also when one source makes up too many devices: it must not keep others out.
+        """
         entry = self._live(pair, now)
         if entry and not entry.confirmed:
             return entry.offer
@@ -87,6 +91,8 @@ class Activations:
         self._expire(now)
         if len(self._by_pair) >= self._max_offers:
             raise TooManyOffersError(f"{self._max_offers} devices wait for confirmation already")
+        if not self._offers_by_source.take(source, now=now):
+            raise TooManyOffersError("too many new devices come from one address")
         made = Offer(self._new_code(), secrets.token_hex(32), pair, now + self._lifetime_s, fresh=True)
         kept = _Entry(Offer(made.code, made.challenge, pair, made.expires_at))
         self._by_pair[pair] = self._by_code[made.code] = kept

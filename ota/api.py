@@ -157,13 +157,14 @@ class _Fleet:
         return JSONResponse({"status": "activated"})
 
     def _notice(self, enrolment: Enrolment, device: Device, request: Request) -> ActivationNotice:
+        source = read_source(request)
         try:
-            offer = self._activations.offer(device.pair, now=_now_s())
+            offer = self._activations.offer(device.pair, source=source, now=_now_s())
         except TooManyOffersError as error:
             raise HTTPException(503, f"{error}; try again later", headers={"Retry-After": "600"}) from error
         if offer.fresh:
             self._stats.codes_offered += 1
-            self._tell(enrolment, device, read_source(request))
+            self._tell(enrolment, device, source)
         return ActivationNotice(offer.code, f"{self._endpoints().http_base}\n{offer.code}", offer.challenge)
 
     def _tell(self, enrolment: Enrolment, device: Device, source: str) -> None:

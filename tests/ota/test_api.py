@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ota.activation import Activations
 from tests.ota.conftest import CLIENT_ID, MAC, TOKEN, Site, bearer, headers, running
 
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -202,3 +203,20 @@ async def test_registry_that_cannot_be_written(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "mqtt" not in answer.json()
         assert await mqtt_of(site) == before
+
+
+async def test_approval_that_cannot_be_written_is_taken_back(code_site: Site) -> None:
+    code = (await code_site.check()).json()["activation"]["code"]
+    await code_site.store._on_disk(lambda: code_site.store._execute("PRAGMA query_only = 1", ()))
+    assert (await code_site.approve(code)).status_code == 503
+    assert (await code_site.activate({})).status_code == 202
+    await code_site.store._on_disk(lambda: code_site.store._execute("PRAGMA query_only = 0", ()))
+    assert (await code_site.approve(code)).status_code == 200
+
+
+async def test_as_many_codes_as_are_kept(tmp_path: Path) -> None:
+    async with running(tmp_path, enrolment="code", activations=Activations(max_offers=1)) as site:
+        assert (await site.check()).status_code == 200
+        answer = await site.check(mac="02:00:00:00:00:02")
+        assert answer.status_code == 503
+        assert "mqtt" not in answer.json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +13,7 @@ from providers.base import ProviderRejected, ProviderUnavailable
 from providers.llm.llama_cpp import LlamaCpp
 from providers.llm.openai import OpenAiChat
 from providers.models import ModelStore
+from settings import providers as settings
 from settings.providers import LlamaCppLlm, NoIntents, OpenAiLlm, PluginConfig
 
 PLUGIN = """
@@ -90,3 +92,23 @@ async def test_no_intents(store: ModelStore) -> None:
     await recognizer.warm()
     assert await recognizer.recognize("turn on the light", language="en") is None
     await recognizer.aclose()
+
+
+def configured_kinds(union: Any) -> set[str]:
+    """The ``kind`` of each configuration class in a union of the settings."""
+    members = get_args(get_args(union)[0]) if get_args(union) else (union,)
+    return {member.model_fields["kind"].default for member in members}
+
+
+@pytest.mark.parametrize(
+    ("role", "union"),
+    [
+        ("vad", settings.VadConfig),
+        ("asr", settings.AsrConfig),
+        ("llm", settings.LlmConfig),
+        ("tts", settings.TtsConfig),
+        ("intent", settings.IntentConfig),
+    ],
+)
+def test_every_kind_of_the_settings_has_a_module(role: factory.Role, union: Any) -> None:
+    assert configured_kinds(union) == set(factory.BUILT_IN[role])

@@ -1,0 +1,87 @@
+"""What the firmware cannot stand is refused before it is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqtt_control.credentials import Credentials
+from ota.manifest import ActivationNotice, Endpoints, ManifestError, build_manifest, is_safe_version
+
+ENDPOINTS = Endpoints("h", 1883, "http://h")
+CREDENTIALS = Credentials("GID@@@02_00_00_00_00_01@@@c", "dXNlcg==", "cGFzcw==")
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "endpoints": ENDPOINTS,
+        "credentials": CREDENTIALS,
+        "activation": None,
+        "device_version": "1.2.3",
+        "now_ms": 1760000000000,
+        "timezone_offset_min": 480,
+        "keepalive_s": 240,
+    }
+    return build_manifest(**(facts | changes))
+
+
+def test_whole() -> None:
+    assert manifest() == {
+        "server_time": {"timestamp": 1760000000000, "timezone_offset": 480},
+        "firmware": {"version": "1.2.3", "url": ""},
+        "mqtt": {
+            "endpoint": "h:1883",
+            "client_id": "GID@@@02_00_00_00_00_01@@@c",
+            "username": "dXNlcg==",
+            "password": "cGFzcw==",
+            "publish_topic": "device-server",
+            "subscribe_topic": "null",
+            "keepalive": 240,
+        },
+    }
+
+
+def test_activation() -> None:
+    notice = ActivationNotice("123456", "http://h\n123456", "c" * 64, 5000)
+    made = manifest(credentials=None, activation=notice)
+    assert "mqtt" not in made
+    assert made["activation"] == {"code": "123456", "message": "http://h\n123456", "challenge": "c" * 64, "timeout_ms": 5000}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"credentials": Credentials("", "u", "p")},
+        {"credentials": Credentials("i", "u" * 4000, "p")},
+        {"credentials": Credentials("i", "u", "é" * 2000)},
+        {"keepalive_s": -1},
+        {"keepalive_s": 2**31},
+        {"activation": ActivationNotice("12345x", "12345x", "c")},
+        {"activation": ActivationNotice("123456", "code?", "c")},
+        {"activation": ActivationNotice("123456", "123456", "")},
+    ],
+)
+def test_harmful_values_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError):
+        manifest(**changes)
+
+
+@pytest.mark.parametrize("port", [0, 65536, -1])
+def test_ports_that_are_none(port: int) -> None:
+    with pytest.raises(ManifestError):
+        Endpoints("h", port, "http://h")
+
+
+@given(st.one_of(st.text(max_size=40), st.from_regex(r"[0-9]+(\.[0-9]+)*", fullmatch=True)))
+def test_no_version_crashes_a_device(version: str) -> None:
+    """The device parses its own version and ours when a firmware section comes: std::stoi must take every segment."""
+    if "firmware" not in manifest(device_version=version):
+        assert not is_safe_version(version)
+        return
+    for segment in version.split("."):
+        assert segment
+        assert set(segment) <= set("0123456789")
+        assert int(segment) < 2**31
