@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from iot.toolbox import ToolBox
-from providers.tools import ToolResult
-from providers.tts.text import speakable
 
 from bridge.emotions import EMOTIONS, emotion_of
 from bridge.phrases import phrases
 from bridge.sentences import SentenceSplitter
 from bridge.streams import patient
+from iot.toolbox import ToolBox
 from providers.base import Llm, Message, TextDelta, ToolCall, Usage
+from providers.tools import ToolResult
+from providers.tts.text import speakable
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class _Left(Exception):  # noqa: N818 - no error: it unwinds the group
+class _Left(Exception):
     """The block has been left."""
 
 

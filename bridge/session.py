@@ -273,7 +273,7 @@ class Session:
     def _event(self, event: Event, request: Request | None = None) -> None:
         before, step = self.state, move(self.state, event, self.mode)
         self.state = step.state
-        log.debug("dialogue", event=event, before=before, after=step.state)
+        log.debug("dialogue", on=event, before=before, after=step.state)
         stopped = False
         for action in step.actions:
             match action:

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import structlog
-from iot.toolbox import ToolBox
-from providers.tools import ToolResult
-from udp_audio.pacer import Pacer
 
 from bridge.ear import Utterance
 from bridge.emotions import NEUTRAL
@@ -26,8 +23,11 @@ from bridge.reply import ModelReply, Sentence, sentence_of
 from bridge.skills import SkillReply
 from bridge.streams import patient
 from bridge.voice import VoiceEncoder, packets
+from iot.toolbox import ToolBox
 from providers.base import Intent, IntentRecognizer, Llm, Message, PcmFrame, ProviderError, SpeechToText, TextToSpeech, Transcript
+from providers.tools import ToolResult
 from settings.model import Audio
+from udp_audio.pacer import Pacer
 
 log = structlog.get_logger(__name__)
 

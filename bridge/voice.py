@@ -12,10 +12,10 @@ from contextlib import aclosing
 
 import numpy as np
 import soxr
-from udp_audio.opus import OpusEncoder
 
 from providers.base import Pcm, PcmFrame
 from settings.model import Audio
+from udp_audio.opus import OpusEncoder
 
 PIECE_S = 0.24
 """Speech that is encoded in one visit to a thread: small, so that the first packet does not wait for the whole sentence."""
