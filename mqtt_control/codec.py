@@ -23,11 +23,11 @@ class CodecError(Exception):
     """Bytes that end a connection."""
 
 
-class MalformedPacket(CodecError):  # noqa: N818 - the field's term for it
+class MalformedPacket(CodecError):
     """The bytes violate MQTT 3.1.1. The sentence names the rule, never the content."""
 
 
-class PacketTooLarge(CodecError):  # noqa: N818 - likewise
+class PacketTooLarge(CodecError):
     """A packet is longer than the limit. ``size`` is its whole length in bytes, as far as announced."""
 
     def __init__(self, size: int, limit: int) -> None:

@@ -13,7 +13,7 @@ class UdpAudioError(Exception):
     """Base of every error of this package."""
 
 
-class ChannelClosed(UdpAudioError):  # noqa: N818 - a state, not a fault
+class ChannelClosed(UdpAudioError):
     """The channel is closed; nothing is sent or received on it any more."""
 
     def __init__(self, ssrc: int) -> None:
@@ -29,5 +29,5 @@ class OpusError(UdpAudioError):
         self.code = code
 
 
-class OpusUnavailable(OpusError):  # noqa: N818 - reads better where it is caught
+class OpusUnavailable(OpusError):
     """libopus could not be loaded."""

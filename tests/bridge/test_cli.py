@@ -130,7 +130,7 @@ def test_devices_need_the_admin_api(tmp_path: Path) -> None:
     assert nobody.stderr.startswith("Error: No server answers at http://127.0.0.1:9 (ConnectError)\nStart it")
 
 
-class OpusUnavailable(Exception):  # noqa: N818 - it is known by this name
+class OpusUnavailable(Exception):
     __module__ = "udp_audio.opus"
 
 
