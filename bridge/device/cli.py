@@ -26,6 +26,7 @@ from bridge.device.speech import load_speech, write_wav
 from bridge.device.turn_record import TurnRecord
 
 MAX_SHOWN_CHARACTERS: Final = 500
+MAX_REPLY_S: Final = 600.0
 _INTERRUPTED: Final = 130
 
 
@@ -76,7 +77,7 @@ async def _converse(options: CliOptions, report: _Report) -> int:
         code = 0
     except DeviceError as error:
         if error.record is not None:
-            heard.append(error.record)
+            _keep(error.record, heard, options)
         report.failed(error)
         code = error.exit_code
     finally:
@@ -89,7 +90,7 @@ async def _turns(options: CliOptions, report: _Report, heard: list[TurnRecord]) 
     frame_ms = PROFILES[options.profile].frame_ms
     if not options.recordings and not options.live:
         raise SpeechError("There is nothing to say: name a WAV file, or use the live microphone.")
-    sayings = [(path.name, load_speech(path, frame_ms=frame_ms)) for path in options.recordings]  # before anything is connected
+    sayings = {path: load_speech(path, frame_ms=frame_ms) for path in dict.fromkeys(options.recordings)}  # before anything is connected
     source: LiveSource | None = SoundcardSource(frame_ms=frame_ms) if options.live else None
     async with Device(_device_options(options, report, source)) as device:
         report.step("asking the OTA address", url=options.ota_url)
@@ -99,10 +100,10 @@ async def _turns(options: CliOptions, report: _Report, heard: list[TurnRecord]) 
         await device.open_channel()
         assert device.grant is not None  # noqa: S101 - open_channel() has set it
         report.step("hello was answered", udp=f"{device.grant.server}:{device.grant.port}", session=device.session_id)
-        for name, speech in sayings:
-            report.step("speaking", recording=name, seconds=round(speech.duration_s, 2))
-            record = await device.converse(speech, timeout_s=options.timeout_s)
-            heard.append(record)
+        for path in options.recordings:
+            report.step("speaking", recording=path.name, seconds=round(sayings[path].duration_s, 2))
+            record = await device.converse(sayings[path], timeout_s=options.timeout_s)
+            _keep(record, heard, options)
             report.turn(record)
         while options.live:
             await _live_turn(device, options, report, heard)
@@ -118,8 +119,15 @@ async def _live_turn(device: Device, options: CliOptions, report: _Report, heard
         record = await device.await_reply(before, timeout_s=options.timeout_s)
     except NoAnswerError:
         return  # nobody has said anything: listen on
-    heard.append(record)
+    _keep(record, heard, options)
     report.turn(record)
+
+
+def _keep(record: TurnRecord, heard: list[TurnRecord], options: CliOptions) -> None:
+    """Keep an answer for the WAV file, as long as the file stays of a reasonable size."""
+    kept_s = sum(len(one.heard_wav) for one in heard) / record.sample_rate_hz
+    if options.reply is not None and kept_s < MAX_REPLY_S:
+        heard.append(record)
 
 
 def _device_options(options: CliOptions, report: _Report, source: LiveSource | None) -> DeviceOptions:

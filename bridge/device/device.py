@@ -34,7 +34,7 @@ class Device(Firmware):
             await device.boot()
             turn = await device.converse(Path("question.wav"))
 
-    All tasks belong to the context; leaving it switches the device off without a goodbye (a pulled plug). Methods may be
+    All tasks belong to the context; leaving it ends MQTT with DISCONNECT, but says no goodbye. Methods may be
     called from one task at a time, except that ``abort``, ``wait_for`` and the like may run beside ``converse`` or ``say``.
     A cancelled method leaves the device running; a job that has begun in the main task ends by itself.
     """
@@ -188,13 +188,19 @@ class Device(Firmware):
             return NoAudioError(f"The server said that it speaks, but {self._audio_fault(counters)}.")
         if started:
             return NoAnswerError(f"The server spoke, but did not end its answer within {timeout_s:g} s.")
-        if record.stt:
-            return NoAnswerError(f"The server understood the words, but did not answer within {timeout_s:g} s: look at its language model.")
+        return NoAnswerError(self._unanswered(before, understood=bool(record.stt), timeout_s=timeout_s))
+
+    def _unanswered(self, before: Snapshot, *, understood: bool, timeout_s: float) -> str:
+        """The sentence for a turn in which the server did not begin to speak."""
+        if understood:
+            return f"The server understood the words, but did not answer within {timeout_s:g} s: look at its language model."
+        if any(is_message("goodbye")(event.message) for event in self.events.since(before.mark)):
+            return "The server said goodbye instead of an answer."
         if self.channel_stats.socket_errors:
-            return NoAnswerError(f"Nothing was understood: {self._udp_address()} refuses UDP ({self.channel_stats.last_socket_error}).")
+            return f"Nothing was understood: {self._udp_address()} refuses UDP ({self.channel_stats.last_socket_error})."
         if self._control is not None and not self._control.connected.is_set():
-            return NoAnswerError("The MQTT connection was lost during the turn and did not come back in time.")
-        return NoAnswerError(
+            return "The MQTT connection was lost during the turn and did not come back in time."
+        return (
             f"Nothing was understood within {timeout_s:g} s: either UDP packets to {self._udp_address()} do not arrive "
             "(firewall, wrong advertised address) or the server found no speech in them."
         )

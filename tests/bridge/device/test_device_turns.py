@@ -443,3 +443,88 @@ async def test_loss_is_a_skip_and_is_counted(gateway: Gateway) -> None:
         assert turn.counters.played_packets < len(ANSWER.frames)
         assert turn.counters.downlink_packets < len(ANSWER.frames)
         assert turn.counters.lost_packets >= len(ANSWER.frames) - turn.counters.downlink_packets - 1
+
+
+async def test_server_aec_builds_echo_the_timestamp_of_what_was_played(gateway: Gateway) -> None:
+    async with Device(options(gateway, mode="realtime", aec=True)) as device:
+        await device.boot()
+        await device.start_listening()
+        assert gateway.messages[0]["features"] == {"aec": True, "mcp": True}
+        await gateway.until(lambda: len(gateway.uplink) > 0)
+        gateway.tts("start")
+        await asyncio.sleep(0.1)
+        gateway.audio(ANSWER.frames[0], timestamp=660)
+        gateway.audio(ANSWER.frames[1], timestamp=720)
+
+        def echoed() -> set[int]:
+            return {struct.unpack(">I", header[8:12])[0] for header, _ in gateway.uplink}
+
+        await gateway.until(lambda: echoed() == {0, 660, 720})
+
+
+@pytest.mark.parametrize(("profile", "truncated"), [("2.4", False), ("2.1", True), ("1.8", True)])
+async def test_early_stop_truncates_on_old_firmware_and_defers_listening_on_new(gateway: Gateway, profile: str, *, truncated: bool) -> None:
+    async with Device(options(gateway, profile=profile)) as device:
+        await device.boot()
+        await device.start_listening()
+        await gateway.until(lambda: len(gateway.uplink) > 0)
+        gateway.tts("start")
+        await device.wait_for_state(State.SPEAKING)
+        await asyncio.sleep(0.1)
+        for frame in ANSWER.frames[:10]:
+            gateway.audio(frame)
+        await gateway.until(lambda: device.player.stats.queued == 10)
+        gateway.tts("stop")
+        await device.wait_for_state(State.LISTENING)
+        if not truncated:
+            assert len(gateway.sent_by_device("listen", state="start")) == 1
+        await gateway.until(lambda: len(gateway.sent_by_device("listen", state="start")) == 2)
+        assert device.player.drained
+        assert (device.player.stats.dropped["truncated"] > 0) is truncated
+        assert (device.player.stats.played == 10) is not truncated
+
+
+async def test_a_goodbye_instead_of_an_answer_is_named(gateway: Gateway) -> None:
+    async with Device(options(gateway)) as device:
+        await device.boot()
+        await device.start_listening()
+        before = device.snapshot()
+        gateway.send({"type": "goodbye", "session_id": gateway.session_id})
+        with pytest.raises(NoAnswerError, match="goodbye"):
+            await device.await_reply(before, timeout_s=0.2)
+
+
+async def test_noise_from_the_server_is_survived(gateway: Gateway) -> None:
+    async with Device(options(gateway)) as device:
+        await device.boot()
+        await device.open_channel()
+        for text in (
+            "",
+            "[]",
+            "{",
+            '{"type":5}',
+            "[" * 5000,
+            '{"type":"custom"}',
+            '{"type":"tts"}',
+            '{"type":"mcp","payload":1}',
+            '{"type":"iot"}',
+        ):
+            gateway.send(text)
+        gateway.send({"type": "stt", "text": "still here"})
+        await device.wait_for(is_message("stt", text="still here"), since=0)
+        assert device.stats.invalid_messages == 5
+        assert device.stats.unknown_messages == 1
+        assert device.state is State.IDLE
+
+
+async def test_twenty_devices_share_their_packets() -> None:
+    async def one() -> None:
+        async with Gateway() as server, asyncio.TaskGroup() as tasks, Device(options(server, decode=False)) as device:
+            Script(server, tasks)
+            await device.boot()
+            turn = await device.converse(QUESTION, timeout_s=30)
+            assert turn.counters.played_packets == len(ANSWER.frames)
+
+    async with asyncio.TaskGroup() as crowd:
+        for _ in range(20):
+            crowd.create_task(one())
