@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from providers.base import Intent
 from providers.intent.hassil import HassilRecognizer, build
 from providers.intent.normalise import normalise, variants
 from settings.providers import HassilIntents
@@ -288,11 +289,17 @@ async def test_another_language_has_the_shared_sentences() -> None:
     german = HassilRecognizer(languages=["de", "xx"])
     await german.warm()
     await german.warm()
-    intent = await german.recognize("Wie spät ist es?")
-    assert intent is not None
-    assert (intent.name, intent.language) == ("GetTime", "de")
+    for sentence, name, slots in (
+        ("Wie spät ist es?", "GetTime", {}),
+        ("Stelle die Lautstärke auf 30 Prozent", "SetVolume", {"percent": 30}),
+        ("Lautstärke erhöhen", "ChangeVolume", {"direction": "up"}),
+        ("Verringere die Lautstärke um 10 Prozent", "ChangeVolume", {"direction": "down", "step": 10}),
+        ("Stelle einen Timer auf fünf Minuten", "StartTimer", {"seconds": 300}),
+        ("Verkürze den Timer um fünf Minuten", "ExtendTimer", {"seconds": -300}),
+    ):
+        assert await german.recognize(sentence) == Intent(name, slots, "de")
     assert await german.recognize("Schalte das Licht im Wohnzimmer ein") is None
-    assert (german.stats.sentences, german.stats.matched) == (2, 1)
+    assert (german.stats.sentences, german.stats.matched) == (7, 6)
     await german.aclose()
     await german.aclose()
 
