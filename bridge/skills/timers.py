@@ -158,8 +158,7 @@ class Timers:
         self._closed = True
         self.cancel_all()
 
-    @staticmethod
-    def _now_s() -> float:
+    def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
     def _arm(self) -> None:
@@ -174,6 +173,7 @@ class Timers:
         # The loop may call a tick of its clock early: what is due at the armed moment is due now.
         due_s = self._schedule.next_due_s()
         now_s = self._now_s()
-        for timer in self._schedule.take_due(now_s if due_s is None or due_s - now_s > 0.05 else max(now_s, due_s)):
-            self._announce(timer.announcement)
+        due = self._schedule.take_due(now_s if due_s is None or due_s - now_s > 0.05 else max(now_s, due_s))
         self._arm()
+        for timer in due:
+            self._announce(timer.announcement)

@@ -39,8 +39,9 @@ _ASKED_EN = re.compile(
 _ASKED_EN_AFTER = re.compile(r"\s*(?:equals?|equal to|make|makes|is|is what|equals what|=)\s*(?:what|how much)?$")
 _ASKED_ZH = re.compile(r"^(?:请问|帮我|请|你知道|那么|那)*(?:计算一下|计算|算一下|算一算|算算|算|求)?")
 _ASKED_ZH_AFTER = re.compile(r"(?:的结果)?(?:等于多少|等于几|等于什么|是多少|得多少|得几|是几|一共多少|多少|等于|=)[呢啊呀]?$")
-# 9/11 and 24/7 are names, 2024-11-22 is a date and 555-1234 a telephone number
-_NAMES = re.compile(r"(?:9/11|7/11|24/7|50/50|\d+-\d+(?:-\d+)*|\d+/\d+/\d+)")
+# 9/11 and 7-eleven are names, 2024-11-22 is a date, 555-1234 a telephone number; "10-3" is a sum only when it is asked for
+_NAMES = re.compile(r"(?:9[/-]11|7/11|24/7|50/50|20/20|\d+-[a-z]+|\d+-\d+(?:-\d+)+|\d+/\d+/\d+|\d*-?\d{3,}-\d{4,})")
+_BARE_RANGE = re.compile(r"\d+[-/]\d+")
 
 _WORDS_EN: Final[dict[str, tuple[str, ...]]] = {
     "plus": ("+",),
@@ -111,7 +112,7 @@ def find_expression(text: str, *, chinese: bool) -> str | None:
     The whole sentence must be the sum (and its "what is ..."), with at least one operation in it.
     """
     core = _strip_question_zh(text) if chinese else _strip_question_en(text)
-    if not core or len(core) > 120 or _NAMES.fullmatch(core):
+    if not core or len(core) > 120 or _NAMES.fullmatch(core) or (core == text and _BARE_RANGE.fullmatch(core)):
         return None
     tokens = _read_chinese(core.replace(" ", "")) if chinese else _read_english(core)
     if tokens is None or not _is_operation(tokens):

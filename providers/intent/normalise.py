@@ -38,7 +38,7 @@ _COURTESIES_AFTER: Final = re.compile(
     r"if you (?:can|could|don't mind|would))$"
 )
 _COURTESIES_BEFORE_ZH: Final = re.compile(
-    r"^(?:请问一下|请问|请你|请|麻烦你|麻烦|帮我|帮忙|给我|你能不能|能不能|可不可以|可以|可否|你能|能|你|我想要|我想知道|我想|我要|嗯+|呃+|那个|那|喂|嘿|"
+    r"^(?:请问一下|请问|你知道|请你|请|麻烦你|麻烦|帮我|帮忙|给我|你能不能|能不能|可不可以|可以|可否|你能|能|你|我想要|我想知道|我想|我要|嗯+|呃+|那个|那|喂|嘿|"
     r"小智小智|小智同学|小智)"
 )
 _COURTESIES_AFTER_ZH: Final = re.compile(

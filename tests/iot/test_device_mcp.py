@@ -221,3 +221,10 @@ async def test_long_results_are_cut() -> None:
     device = ScriptedDevice()
     device.answers[VOLUME] = "x" * 100_000
     assert len((await device.mcp.call(VOLUME, {"volume": 1})).text) == 6000
+
+
+@pytest.mark.parametrize(
+    "payload", [None, "", 7, [], {}, {"id": []}, {"id": 1e400, "result": 1}, {"id": {}, "error": {}}, {"id": float("nan")}]
+)
+def test_garbage_from_the_device_never_raises(payload: Any) -> None:
+    DeviceMcp(lambda _: True).feed(payload)

@@ -5,8 +5,8 @@ from typing import Any
 from iot.descriptors import Things
 from iot.device_mcp import DeviceMcp
 from iot.toolbox import ToolBox
-from providers.base import ToolSpec
 from providers.tools import ToolResult
+from providers.tools import tool as local_tool
 from tests.iot.scripted_device import ScriptedDevice, tool
 from tests.iot.test_descriptors import SPEAKER
 
@@ -20,13 +20,10 @@ SCREEN = {
 }
 
 
-class Echo:
-    """A local tool."""
-
-    spec = ToolSpec("self_a_b", "echoes")
-
-    async def call(self, arguments: dict[str, Any]) -> ToolResult:
-        return ToolResult(str(arguments), next="speak")
+@local_tool(name="self_a_b")
+async def echo(x: int) -> ToolResult:
+    """Echoes."""
+    return ToolResult(f"echo {x}", next="speak")
 
 
 class OldDevice:
@@ -49,19 +46,19 @@ class OldDevice:
 async def test_check_082_and_083_the_model_sees_safe_names_only_and_no_user_tools() -> None:
     device = ScriptedDevice([tool("self.a.b"), tool("self.reboot", users_only=True)])
     await device.mcp.initialize(user_tools=True)
-    toolbox = ToolBox(mcp=device.mcp, local=[Echo()])
+    toolbox = ToolBox(mcp=device.mcp, local=[echo])
     local, own = toolbox.specs()
     assert local.name == "self_a_b"
     assert own.name.startswith("self_a_b_")
     assert (await toolbox.call(own.name, {})).text == "true"
     assert device.calls() == [{"name": "self.a.b", "arguments": {}}]
-    assert (await toolbox.call("self_a_b", {"x": 1})).text == "{'x': 1}"
+    assert await toolbox.call("self_a_b", {"x": "1"}) == ToolResult("echo 1", next="speak")
     for forbidden in ("self.reboot", "self_reboot", "nothing"):
         assert (await toolbox.call(forbidden, {})).is_error
     assert len(device.calls()) == 1
     assert toolbox.find("self.reboot") is None
     assert toolbox.find("self.a.b") == own
-    assert toolbox.find("self_a_b") == Echo.spec
+    assert toolbox.find("self_a_b") == echo.spec
     assert toolbox.find(own.name) == own
 
 

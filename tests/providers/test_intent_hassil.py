@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from providers.base import Intent
 from providers.intent.hassil import HassilRecognizer, build
 from providers.intent.normalise import normalise, variants
 from settings.providers import HassilIntents
@@ -46,6 +47,7 @@ UNDERSTOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("静音", "Mute", {}),
     ("取消静音", "Unmute", {}),
     ("现在音量是多少？", "GetVolume", {}),
+    ("Could you make the volume 30?", "SetVolume", {"percent": 30}),
     # screen
     ("Set the screen brightness to 50%.", "SetBrightness", {"percent": 50}),
     ("Make the screen a bit brighter.", "ChangeBrightness", {"direction": "up"}),
@@ -70,7 +72,12 @@ UNDERSTOOD: list[tuple[str, str, dict[str, Any]]] = [
     ("今天星期几？", "GetDate", {"offset_days": 0}),
     ("今天几号", "GetDate", {"offset_days": 0}),
     ("明天星期几", "GetDate", {"offset_days": 1}),
+    ("Can you tell me what time it is?", "GetTime", {}),
+    ("你知道现在几点了吗？", "GetTime", {}),
     # timers
+    ("Can you set a timer for me for ten minutes?", "StartTimer", {"seconds": 600}),
+    ("请在五分钟后提醒我关火", "Remind", {"seconds": 300, "reminder": "关火"}),
+    ("把闹钟关了", "CancelTimer", {}),
     ("Set a timer for five minutes.", "StartTimer", {"seconds": 300}),
     ("Set a 10-minute timer.", "StartTimer", {"seconds": 600}),
     ("Start a timer for 1 hour and 20 minutes.", "StartTimer", {"seconds": 4800}),
@@ -179,6 +186,13 @@ Turn on the light.
 Turn off the kitchen light in ten minutes.
 Play some music.
 How long is the Great Wall?
+Tell me in five minutes about the history of Rome.
+I need help.
+That's it!
+What happened to the timer in the kitchen?
+Set me free.
+Start a new life.
+Cancel culture is a problem.
 How long is left until Christmas?
 Are you a robot?
 And then?
@@ -224,6 +238,10 @@ Count to ten.
 没事做什么好
 我不想睡觉
 停车场在哪里
+今天是什么节日
+你知道长城有多长吗
+我想知道什么是计时器
+请问怎么去火车站
 开灯
 打开客厅的灯
 深圳有多大
@@ -271,11 +289,17 @@ async def test_another_language_has_the_shared_sentences() -> None:
     german = HassilRecognizer(languages=["de", "xx"])
     await german.warm()
     await german.warm()
-    intent = await german.recognize("Wie spät ist es?")
-    assert intent is not None
-    assert (intent.name, intent.language) == ("GetTime", "de")
+    for sentence, name, slots in (
+        ("Wie spät ist es?", "GetTime", {}),
+        ("Stelle die Lautstärke auf 30 Prozent", "SetVolume", {"percent": 30}),
+        ("Lautstärke erhöhen", "ChangeVolume", {"direction": "up"}),
+        ("Verringere die Lautstärke um 10 Prozent", "ChangeVolume", {"direction": "down", "step": 10}),
+        ("Stelle einen Timer auf fünf Minuten", "StartTimer", {"seconds": 300}),
+        ("Verkürze den Timer um fünf Minuten", "ExtendTimer", {"seconds": -300}),
+    ):
+        assert await german.recognize(sentence) == Intent(name, slots, "de")
     assert await german.recognize("Schalte das Licht im Wohnzimmer ein") is None
-    assert (german.stats.sentences, german.stats.matched) == (2, 1)
+    assert (german.stats.sentences, german.stats.matched) == (7, 6)
     await german.aclose()
     await german.aclose()
 
