@@ -143,6 +143,7 @@ class RawDevice:
                     assert kind == 0x30, "PUBLISH must be QoS 0, not retained"
                     topic_bytes = int.from_bytes(body[:2], "big")
                     self.events.append(json.loads(body[2 + topic_bytes :]), loop.time())
+        self.drop()
         self.closed.set()
 
     def publish(self, **message: Any) -> None:

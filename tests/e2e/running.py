@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from pydantic import BaseModel
 
 from bridge.app import Providers, bridge
@@ -116,6 +117,4 @@ def _with(branch: Any, path: list[str], value: Any) -> Any:
 
 def sung(hz: int, seconds: float = 0.6, *, rest_s: float = 0.0, frame_ms: int = 60) -> Speech:
     """A tone as microphone packets, with silence behind it."""
-    import numpy as np
-
     return encode_speech(np.concatenate((tone(seconds, hz=float(hz)), silence(rest_s))), frame_ms=frame_ms)

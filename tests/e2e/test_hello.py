@@ -12,7 +12,7 @@ import pytest
 from bridge.device import State, is_message
 from providers.base import Message
 from tests.e2e.pitch import EchoLlm, pitch_of
-from tests.e2e.raw_device import raw_device, udp_socket
+from tests.e2e.raw_device import raw_device
 from tests.e2e.running import Cast, running, sung
 
 AUDIO_OPEN = "xiaozhi_udp_channels_open"
@@ -128,18 +128,19 @@ async def test_check_039_goodbye_frees_the_session_and_is_not_echoed(tmp_path: P
 
 
 async def test_check_039_goodbye_in_the_middle_of_an_answer(tmp_path: Path) -> None:
-    cast = Cast(llm=EchoLlm(sentences=20))
-    async with running(tmp_path, cast) as server, server.device() as device:
+    llm = EchoLlm(sentences=20)
+    async with running(tmp_path, Cast(llm=llm)) as server, server.device() as device:
         await device.boot()
         await device.start_listening()
         await device.say(sung(500))
         await device.wait_for(is_message("tts", state="sentence_start"), since=0)
+        llm.sentences = 1
         await device.goodbye()
         await server.settled(SESSIONS, 0)
         assert (await server.metrics())[AUDIO_OPEN] == 0
         assert not [event for event in device.events if event.message["type"] == "goodbye"]
         turn = await device.converse(sung(700))
-        assert turn.sentences[0] == "You sang 700."
+        assert turn.sentences == ["You sang 700."]
 
 
 async def test_check_040_silence_ends_in_a_goodbye_with_the_right_id(tmp_path: Path) -> None:
@@ -192,6 +193,4 @@ async def test_check_045_a_thousand_hellos_leave_one_session(tmp_path: Path) -> 
         metrics = await server.metrics()
         assert metrics["xiaozhi_udp_channels_opened"] == 1001
         assert metrics[AUDIO_OPEN] == metrics[SESSIONS] == 1
-        async with udp_socket() as stranger:  # the newest one is alive
-            del stranger
         assert await device.answer(device.sing(550)) == ["You sang 550."]
