@@ -234,10 +234,10 @@ class RawDevice:
         self.transmit((speech or sung(hz, seconds, rest_s=0.6)).frames)
         return before
 
-    async def answer(self, since: int) -> list[str]:
+    async def answer(self, since: int, *, timeout_s: float = STEADY_S) -> list[str]:
         """The sentences of the answer that begins after the mark, once it has ended."""
         start = await self.wait("tts", since=since, state="start")
-        stop = await self.wait("tts", since=start.index, state="stop")
+        stop = await self.wait("tts", since=start.index, state="stop", timeout_s=timeout_s)
         return [str(event.message["text"]) for event in self.all("tts", since=start.index, state="sentence_start") if event.index < stop.index]
 
 
