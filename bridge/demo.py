@@ -183,12 +183,12 @@ def letters(text: str) -> str:
 
 
 def similarity(answer: str, heard: str) -> float:
-    """The share (0..1) of the answer's letters and digits that were heard, in their order, in runs of two or more."""
+    """The share (0..1) of the answer's letters and digits that were heard, in their order; Latin ones in runs of two or more."""
     wanted = letters(answer)
     if not wanted:
         return 0.0
     blocks = SequenceMatcher(None, wanted, letters(heard), autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks if block.size > 1) / len(wanted)
+    return sum(block.size for block in blocks if block.size > 1 or not wanted[block.a : block.a + 1].isascii()) / len(wanted)
 
 
 def _free_port(kind: socket.SocketKind) -> int:
