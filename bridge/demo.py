@@ -180,13 +180,13 @@ async def _verdict(loaded: Loaded, answer: str, audio: Pcm) -> int:
 
 _JOINED = re.compile(r"(?<=\w)[.:,'\u2019](?=\w)|(?<=\d)\s+(?=\d)")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_WORD = re.compile(rf"[{_CJK}]|\d+|[^\W\d_{_CJK}]+")
 
 
 def words(text: str) -> list[str]:
     """Lower-case words; each Chinese, Japanese or Korean character is one.
 
-    What recognisers write differently counts as the same: ``8:23 p.m.`` and ``823 PM``, ``it's`` and ``its``.
+    What recognisers write differently counts as the same: ``8:23 p.m.`` and ``8.23pm``, ``it's`` and ``its``.
     """
     return _WORD.findall(_JOINED.sub("", unicodedata.normalize("NFKC", text).casefold()))
 

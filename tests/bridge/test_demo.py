@@ -15,6 +15,7 @@ from bridge.progress import TransferProgress
     [
         ("It's 8:23 PM.", ["its", "823", "pm"]),
         ("its 823 p.m.", ["its", "823", "pm"]),
+        ("It's 8.23pm.", ["its", "823", "pm"]),
         ("Its 8 23 pm", ["its", "823", "pm"]),
         ("现在是8点。 Good!", ["现", "在", "是", "8", "点", "good"]),
         ("snake_case ...", ["snake", "case"]),
