@@ -49,7 +49,7 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         options=OtaOptions(admin_token=TOKEN),
     )
     await store.enrol(MAC, CLIENT_ID, DeviceFacts(board="bread\x1b[31m", firmware="2.0.0"))
-    code = activations.offer((MAC, CLIENT_ID), source="192.0.2.9", now=asyncio.get_running_loop().time()).code
+    code = activations.offer((MAC, CLIENT_ID), source="127.0.0.1", now=asyncio.get_running_loop().time()).code
     async with asyncio.TaskGroup() as group:
         server = HttpServer(group)
         port = await server.start(app, "127.0.0.1", 0)
