@@ -64,7 +64,8 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert await asyncio.to_thread(fleet.devices) == []
         assert "no such device" in await refusal(lambda: fleet.forget(MAC))
         assert "another admin.token" in await refusal(Fleet(tree(port, "wrong")).devices)
-        assert "admin API is off" in await refusal(Fleet(tree(port, "")).devices)
+        nobody = tree(port, "").model_copy(update={"data_dir": tmp_path / "elsewhere"})
+        assert "No server has run" in await refusal(Fleet(nobody).devices)
         await server.aclose()
     await store.aclose()
     assert "No server answers" in await refusal(fleet.devices)
