@@ -117,7 +117,7 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
-        self._greeting = ""
+        self._greeting_due = False
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
@@ -226,13 +226,13 @@ class Session:
         """The wake word has been spoken: its own audio is not a request."""
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        self._greeting = self._settings.session.greeting
+        self._greeting_due = bool(self._settings.session.greeting)
 
     def _greet(self) -> None:
-        """Only now: `listen start` follows the wake word at once, and takes the floor from whoever speaks."""
-        greeting, self._greeting = self._greeting, ""
-        if greeting:
-            self.announce(greeting)
+        """Answer the wake word, once the device listens: a greeting before its `listen start` would be cut off by it."""
+        if self._greeting_due:
+            self._greeting_due = False
+            self.announce(self._settings.session.greeting)
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""
