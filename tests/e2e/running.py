@@ -68,8 +68,8 @@ class Server:
                 await asyncio.sleep(0.02)
 
     def device(self, number: int = 1, **options: Any) -> Device:
-        """A simulated device of its own MAC; the display takes no time and the microphone starts at once."""
-        quick: dict[str, Any] = {"warm_up_s": 0.0, "reconnect_s": 0.2, "hello_timeout_s": 5.0}
+        """A simulated device of its own MAC; its microphone starts at once and its user speaks as fast as the network carries."""
+        quick: dict[str, Any] = {"warm_up_s": 0.0, "reconnect_s": 0.2, "hello_timeout_s": 5.0, "realtime": False}
         return Device(DeviceOptions(ota_url=self.facts.ota_url, device_id=mac(number), **(quick | options)))
 
 

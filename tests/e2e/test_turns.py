@@ -87,7 +87,7 @@ async def test_check_047_manual_answers_only_after_stop(tmp_path: Path) -> None:
 
 async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(tmp_path: Path) -> None:
     llm = EchoLlm()
-    async with running(tmp_path, Cast(llm=llm)) as server, server.device(mode="realtime") as device:
+    async with running(tmp_path, Cast(llm=llm)) as server, server.device(mode="realtime", realtime=True) as device:
         await device.boot()
         for hz in (400, 700):
             assert (await device.converse(sung(hz))).sentences == [f"You sang {hz}."]
@@ -111,7 +111,7 @@ async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(
 
 async def test_check_048_barge_in_can_be_switched_off(tmp_path: Path) -> None:
     cast = Cast(llm=EchoLlm(sentences=5))
-    async with running(tmp_path, cast, settings={"session.barge_in": False}) as server, server.device(mode="realtime") as device:
+    async with running(tmp_path, cast, settings={"session.barge_in": False}) as server, server.device(mode="realtime", realtime=True) as device:
         await device.boot()
         await device.start_listening()
         await device.say(sung(500))
