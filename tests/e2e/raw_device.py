@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from bridge.device import Speech, is_message
 from bridge.device.events import Event, EventLog
 from bridge.scope import task_scope
-from tests.e2e.running import STEADY_S, Server, mac, sung
+from tests.e2e.running import STEADY_S, Server, mac, sung, until
 
 Address = tuple[str, int]
 
@@ -170,9 +170,7 @@ class RawDevice:
         self.publish(type="hello", **(standard | members))
         reply = (await self.events.wait_for(is_message("hello"), timeout_s=10.0, since=before)).message
         udp = reply["udp"]
-        self.grant = Grant(
-            reply["session_id"], (udp["server"], udp["port"]), bytes.fromhex(udp["key"]), bytes.fromhex(udp["nonce"]), reply
-        )
+        self.grant = Grant(reply["session_id"], (udp["server"], udp["port"]), bytes.fromhex(udp["key"]), bytes.fromhex(udp["nonce"]), reply)
         self.sequence = 0
         return self.grant
 
@@ -216,15 +214,15 @@ class RawDevice:
     def packets_at(self, socket: Socket) -> list[Packet]:
         grant = self.session
         return [
-            Packet(at_s, source, data, bytes(a ^ b for a, b in zip(data[16:], keystream(grant.key, data[:16], len(data) - 16), strict=True)))
+            Packet(
+                at_s, source, data, bytes(a ^ b for a, b in zip(data[16:], keystream(grant.key, data[:16], len(data) - 16), strict=True))
+            )
             for at_s, source, data in socket.datagrams
         ]
 
     async def packets_until(self, count: int, *, timeout_s: float = STEADY_S) -> None:
         """Wait until so many datagrams have come. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            while len(self.socket.datagrams) < count:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.socket.datagrams) >= count, timeout_s=timeout_s)
 
     # -- both --------------------------------------------------------------------------------------------------------------
     def sing(self, hz: int = 440, *, seconds: float = 0.6, mode: str = "auto", speech: Speech | None = None) -> int:
@@ -238,7 +236,9 @@ class RawDevice:
         """The sentences of the answer that begins after the mark, once it has ended."""
         start = await self.wait("tts", since=since, state="start")
         stop = await self.wait("tts", since=start.index, state="stop", timeout_s=timeout_s)
-        return [str(event.message["text"]) for event in self.all("tts", since=start.index, state="sentence_start") if event.index < stop.index]
+        return [
+            str(event.message["text"]) for event in self.all("tts", since=start.index, state="sentence_start") if event.index < stop.index
+        ]
 
 
 @asynccontextmanager

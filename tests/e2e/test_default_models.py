@@ -58,10 +58,8 @@ class Stage:
 
     async def spoken(self, text: str) -> Speech:
         """The text as the default voice says it, as microphone packets with silence around it."""
-        pieces = []
         async with aclosing(self.engines.tts.synthesize(text)) as speech:
-            async for piece in speech:
-                pieces.append(soxr.resample(piece.samples.astype(np.float64), piece.sample_rate_hz, 16000))
+            pieces = [soxr.resample(piece.samples.astype(np.float64), piece.sample_rate_hz, 16000) async for piece in speech]
         still = np.zeros(4800)
         return load_speech(np.rint(np.clip(np.concatenate((still, *pieces, still)), -32768, 32767)).astype(np.int16))
 

@@ -18,7 +18,7 @@ from providers.factory import build_intents
 from providers.models import ModelStore
 from settings.model import SettingsTree
 from tests.e2e.raw_device import RawDevice, raw_device
-from tests.e2e.running import STEADY_S, Cast, running, sung
+from tests.e2e.running import STEADY_S, Cast, running, sung, until
 from tests.scripted import ScriptedAsr, ScriptedLlm
 
 VOLUME = "self_audio_speaker_set_volume"
@@ -57,7 +57,7 @@ def model(stage: Cast) -> ScriptedLlm:
 async def test_check_078_handshake(tmp_path: Path) -> None:
     async with running(tmp_path) as server, raw_device(server) as device:
         await device.hello(features={"mcp": True})
-        requests = []
+        requests: list[dict[str, Any]] = []
         answers: dict[str, Any] = {
             "initialize": {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "b", "version": "2"}},
             "tools/list": {"tools": []},
@@ -71,7 +71,9 @@ async def test_check_078_handshake(tmp_path: Path) -> None:
             assert event.message["session_id"] == device.session.session_id
             if "id" in request:
                 result = answers[request["method"]]
-                device.publish(type="mcp", session_id=device.session.session_id, payload={"jsonrpc": "2.0", "id": request["id"], "result": result})
+                device.publish(
+                    type="mcp", session_id=device.session.session_id, payload={"jsonrpc": "2.0", "id": request["id"], "result": result}
+                )
         assert [request["method"] for request in requests] == ["initialize", "notifications/initialized", "tools/list"]
         assert all(request["jsonrpc"] == "2.0" for request in requests)
         assert all(isinstance(request["id"], int) for request in (requests[0], requests[2]))
@@ -81,9 +83,7 @@ async def test_check_078_handshake(tmp_path: Path) -> None:
 
 async def test_check_079_082_and_083_tools_are_offered_by_safe_names(tmp_path: Path) -> None:
     """Forty tools more than stock, over several pages; those for administrators are never offered."""
-    extra = tuple(
-        Tool(name=f"self.lamp{n}.switch_on", description="Switches a lamp on. " * 20, call=lambda _: True) for n in range(40)
-    )
+    extra = tuple(Tool(name=f"self.lamp{n}.switch_on", description="Switches a lamp on. " * 20, call=lambda _: True) for n in range(40))
     stage = cast(["Hi. "], [called("self_lamp39_switch_on")], ["It shines. "], [called("self_reboot")], ["I may not. "])
     async with running(tmp_path, stage) as server, server.device(extra_tools=extra) as device:
         await device.boot()
@@ -183,9 +183,7 @@ class ToolServer:
         self.device.publish(type="mcp", session_id=self.device.session.session_id, payload=payload)
 
     async def called(self, times: int) -> dict[str, Any]:
-        async with asyncio.timeout(STEADY_S):
-            while len(self.calls) < times:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.calls) >= times)
         return self.calls[times - 1]
 
 
@@ -277,13 +275,13 @@ class Commands:
 
     def providers(self, settings: SettingsTree, store: ModelStore) -> Providers:
         plain = Cast(asr=ScriptedAsr(self.texts), llm=ScriptedLlm((("I do not know. ",),)))
-        return Providers(
-            vad=plain.vad, asr=plain.asr, llm=plain.llm, tts=plain.tts, intents=build_intents(settings.intent, store=store)
-        )
+        return Providers(vad=plain.vad, asr=plain.asr, llm=plain.llm, tts=plain.tts, intents=build_intents(settings.intent, store=store))
 
 
 async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: Path) -> None:
-    commands = Commands("Set the volume to thirty.", "Louder, please.", "What's the volume?", "Mute.", "Volume 150", "Set the brightness to 10")
+    commands = Commands(
+        "Set the volume to thirty.", "Louder, please.", "What's the volume?", "Mute.", "Volume 150", "Set the brightness to 10"
+    )
     async with running(tmp_path, providers=commands.providers) as server, server.device() as device:
         await device.boot()
         await device.open_channel()
@@ -295,9 +293,7 @@ async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: 
         device.appliance.volume = 55  # somebody turned a knob
         assert (await device.converse(sung(500))).sentences == ["Volume is at 55."]
         await device.say(sung(500))
-        async with asyncio.timeout(STEADY_S):
-            while device.volume:  # done without a word: nobody would hear it
-                await asyncio.sleep(0.02)
+        await until(lambda: not device.volume)  # done without a word: nobody would hear it
         await device.converse(sung(500))
         assert device.volume <= 100
         assert (await device.converse(sung(500))).sentences == ["Screen brightness is at 10."]
@@ -305,13 +301,24 @@ async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: 
 
 
 async def test_check_081_spoken_command_that_the_device_refuses(tmp_path: Path) -> None:
-    """A device without tools, and one that does not answer: the answer says so instead of claiming success."""
+    """A device without such a tool, then one that breaks it: the answer says so instead of claiming success."""
+
+    def broken(_: Any) -> bool:
+        raise ToolError("The amplifier is on fire")
+
     commands = Commands("Set the volume to thirty.")
-    async with running(tmp_path, providers=commands.providers, settings={"session.tool_timeout_s": 0.3}) as server:
-        async with raw_device(server) as device:
-            await device.hello()
-            said = await device.answer(device.sing(500))
-            assert said == ["Sorry, I can't change the volume on this device."]
+    volume = Tool(name="self.audio_speaker.set_volume", description="", properties=(Property(name="volume", type="integer"),), call=broken)
+    async with (
+        running(tmp_path, providers=commands.providers) as server,
+        raw_device(server, 1) as bare,
+        server.device(2, extra_tools=(volume,)) as device,
+    ):
+        await bare.hello()
+        assert await bare.answer(bare.sing(500)) == ["Sorry, I can't change the volume on this device."]
+        await device.boot()
+        await device.open_channel()
+        await tools_known(device)
+        assert (await device.converse(sung(500))).sentences == ["Sorry, I could not change the volume: the device did not do it."]
 
 
 @pytest.mark.parametrize("via", ["speech", "model"])
