@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from bridge import turn
 from bridge.device import Impairment, is_message
 from bridge.device.codec import Decoder
 from providers.base import PcmFrame
@@ -84,12 +86,12 @@ async def test_check_062_and_063_long_answer_is_paced_for_every_queue(tmp_path: 
         turns = [tasks.create_task(device.converse(sung(500, frame_ms=device.profile.frame_ms), timeout_s=60)) for device in devices]
         answer = tasks.create_task(raw.answer(raw.sing(500), timeout_s=60))
         for device, task in zip(devices, turns, strict=True):
-            turn = await task
-            assert turn.counters.dropped == {}, device.profile.name
-            assert turn.counters.max_depth <= 6
-            assert turn.counters.lost_packets == 0
-            assert turn.counters.underrun_s < 1.0  # none at all but for a stall of this machine
-            assert abs(len(turn.heard_wav) / 24000 - LONG_S) < 1.5
+            record = await task
+            assert record.counters.dropped == {}, device.profile.name
+            assert record.counters.max_depth <= 6
+            assert record.counters.lost_packets == 0
+            assert record.counters.underrun_s < 1.0  # none at all but for a stall of this machine
+            assert abs(len(record.heard_wav) / 24000 - LONG_S) < 1.5
         assert await answer == ["La 300.", "Li 500.", "Lo 700."]
         times = [packet.at_s for packet in raw.packets]
         assert len(times) == 501
@@ -116,8 +118,9 @@ async def test_check_066_audio_waits_for_the_address(tmp_path: Path) -> None:
         assert len(heard) == 0.24 * 24000
 
 
-async def test_check_066_answer_that_nobody_can_hear_ends_all_the_same(tmp_path: Path) -> None:
+async def test_check_066_answer_that_nobody_can_hear_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A firewall drops UDP: the greeting is given up, what comes later is not stuck behind it."""
+    monkeypatch.setattr(turn, "ADDRESS_WAIT_S", 0.5)  # no setting, and too long to wait for
     settings = {"session.greeting": "Hello 300"}
     async with running(tmp_path, settings=settings) as server, raw_device(server) as device:
         await device.hello()
@@ -263,10 +266,10 @@ async def test_check_073_one_in_ten_lost_and_reordered(tmp_path: Path) -> None:
     async with running(tmp_path, Cast(asr=asr), settings={"vad.silence_ms": 300}) as server, server.device(**options) as device:
         await device.boot()
         for hz in (400, 700):
-            turn = await device.converse(sung(hz, 1.2))
-            assert turn.sentences == [f"You sang {hz}."]
-            assert pitch_of(turn.heard_wav, rate_hz=24000) == hz
-            assert turn.counters.lost_packets == 0
+            record = await device.converse(sung(hz, 1.2))
+            assert record.sentences == [f"You sang {hz}."]
+            assert pitch_of(record.heard_wav, rate_hz=24000) == hz
+            assert record.counters.lost_packets == 0
         for heard in asr.utterances:
             assert heard.duration_s > 1.2  # what was lost is concealed, not cut out
             assert loud_s(heard) > 0.7  # and concealment fades
@@ -306,10 +309,10 @@ async def test_check_077_older_clients(tmp_path: Path) -> None:
         async with server.device(number, profile=profile) as device:
             await device.boot()
             for hz in (400, 700):
-                turn = await device.converse(sung(hz, frame_ms=device.profile.frame_ms))
-                assert turn.sentences == [f"You sang {hz}."]
-                assert pitch_of(turn.heard_wav, rate_hz=24000) == hz
-                assert turn.counters.dropped == {}
+                record = await device.converse(sung(hz, frame_ms=device.profile.frame_ms))
+                assert record.sentences == [f"You sang {hz}."]
+                assert pitch_of(record.heard_wav, rate_hz=24000) == hz
+                assert record.counters.dropped == {}
             assert device.stats.crashes == 0
             assert device.things.crashes == 0
             await device.wait_for(is_message("goodbye"), since=0)
