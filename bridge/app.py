@@ -25,6 +25,7 @@ import structlog
 
 from bridge.address import lan_address
 from bridge.banner import Facts, banner
+from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
@@ -128,13 +129,15 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         host = settings.advertise.host or lan_address() or "127.0.0.1"
         audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
         registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
-        registry.attach(front)
-        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
-        stack.push_async_callback(front.aclose)
-        tls_port = await _start_tls(loaded, front)
+        control = build_control(settings, devices=devices, listener=registry)
+        registry.attach(control.links)
+        mqtt_port, tls_port = await _start_front(loaded, control.front, stack)
+        if control.broker is not None:
+            start_broker(control.broker, tasks)
+            stack.push_async_callback(control.broker.aclose)
         is_ready = [False]
-        endpoint_port = settings.advertise.mqtt_port or mqtt_port
+        # without a front the port is never handed out: the broker's takes its place
+        endpoint_port = settings.advertise.mqtt_port or mqtt_port or settings.broker.port
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
@@ -143,11 +146,15 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=settings.admin.token.get_secret_value()
+                keepalive_s=settings.mqtt.keepalive_s,
+                timezone=timezone,
+                admin_token=settings.admin.token.get_secret_value(),
+                broker=hand_off(settings, host=host),
             ),
         )
-        devices.on_revoked = front.disconnect
-        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
+        devices.on_revoked = control.links.disconnect
+        parts = {"mqtt": control.front, "broker": control.broker, "udp": audio, "devices": devices, "ota": app.state}
+        _publish_stats(metrics, registry, {name: part for name, part in parts.items() if part is not None})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
             loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
@@ -164,6 +171,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             http_port=http_port,
             mqtt_port=mqtt_port,
             mqtt_tls_port=tls_port,
+            broker=f"{settings.broker.host}:{settings.broker.port}" if control.broker else "",
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
@@ -250,6 +258,16 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
             log.warning("the default port is taken, so another is used", setting=path, taken=port, used=bound)
         return bound
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
+
+
+async def _start_front(loaded: Loaded, front: Front | None, stack: contextlib.AsyncExitStack) -> tuple[int | None, int | None]:
+    """The ports of the front, without and with TLS; None for what is off. The front closes with ``stack``."""
+    if front is None:
+        return None, None
+    mqtt = loaded.tree.mqtt
+    port = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
+    stack.push_async_callback(front.aclose)
+    return port, await _start_tls(loaded, front)
 
 
 async def _start_tls(loaded: Loaded, front: Front) -> int | None:

@@ -338,6 +338,32 @@ def devices_forget(device_id: str, *, config: Config = None, sets: Sets = None, 
     typer.echo(f"Forgotten: {device_id}")
 
 
+@devices_app.command("mosquitto-passwords")
+def devices_mosquitto_passwords(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="mosquitto's password file: brought up to date, other users' lines stay")] = None,
+) -> None:
+    """Print or write what a mosquitto needs to let the enrolled devices in (docs/mosquitto.md)."""
+    from ota.broker import password_file, write_password_file
+    from ota.devices import StoreError, read_registry
+
+    try:
+        devices = read_registry(load_settings(config, sets, {"data_dir": data_dir}).tree.data_dir / "devices.sqlite3")
+        if out is None:
+            typer.echo(password_file("", devices), nl=False)
+            return
+        changed = write_password_file(out, devices)
+    except StoreError as error:
+        raise OperatorError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"The password file {out} cannot be written: {error}") from error
+    state = "written; let mosquitto read it again (systemctl reload mosquitto, or SIGHUP)" if changed else "up to date"
+    typer.echo(f"{out}: {len(devices)} devices, {state}")
+
+
 # -- one provider alone ------------------------------------------------------------------------------------------------
 @try_app.command("asr")
 def try_asr(file: Path, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:

@@ -28,6 +28,7 @@ from starlette.routing import Route
 
 from mqtt_control.identity import IdentityError, parse_mac
 from ota.activation import Activations, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
+from ota.broker import BrokerHandOff
 from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
 from ota.devices import Device, DeviceStore, Enrolment, StoreError
 from ota.manifest import ActivationNotice, Endpoints, build_manifest
@@ -46,6 +47,7 @@ class OtaOptions:
     keepalive_s: int = 240
     timezone: tzinfo | None = None
     admin_token: str = ""
+    broker: BrokerHandOff | None = None
     requests_per_s: float = 20
     requests_burst: float = 1000
 
@@ -123,14 +125,19 @@ class _Fleet:
             _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
             raise HTTPException(403, "this server does not let new devices in")
         approved = enrolment.state == "approved"
+        endpoints, broker, topics = self._endpoints(), self._options.broker, {}
+        credentials = self._store.credentials(device) if approved else None
+        if broker is not None and approved and broker.serves(device):
+            endpoints, credentials, topics = broker.endpoints(endpoints), broker.credentials(device), broker.topics(device)
         manifest = build_manifest(
-            endpoints=self._endpoints(),
-            credentials=self._store.credentials(device) if approved else None,
+            endpoints=endpoints,
+            credentials=credentials,
             activation=None if approved else self._notice(enrolment, device, request),
             device_version=read_version(request, body),
             now_ms=int(datetime.now(UTC).timestamp() * 1000),
             timezone_offset_min=self._timezone_offset_min(),
             keepalive_s=self._options.keepalive_s,
+            **topics,
         )
         self._stats.credentials_issued += approved
         return JSONResponse(manifest)

@@ -180,6 +180,11 @@ class DeviceStore:
         """
         return mint(device.secret, device.identity, claims={"v": 1})
 
+    def approved(self, device_id: str) -> DeviceIdentity | None:
+        """The approved device of this id, where somebody else has authenticated it (the user's broker)."""
+        device = self._devices.get(device_id)
+        return device.identity if device else None
+
     # -- changes -------------------------------------------------------------------------------------------------------
     async def enrol(self, device_id: str, client_id: str, facts: DeviceFacts) -> Enrolment:
         """A device asks. Raises IdentityError for ids that are none, StoreError when a new device cannot be written.
@@ -341,6 +346,19 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(_SCHEMA)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def read_registry(path: Path) -> list[Device]:
+    """The approved devices in a registry that another process may be using; nothing is changed. Blocks. Raises StoreError."""
+    if not path.is_file():
+        raise StoreError(f"device registry {path}: there is none; has the server run with this data_dir?")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            return [_device(row) for row in database.execute(f"{_SELECT} ORDER BY device_id")]
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(_sentence(path, error)) from error
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"device registry {path}: it holds a device that cannot be one: restore a copy") from error
 
 
 def _ignore(device_id: str) -> None:

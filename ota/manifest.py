@@ -76,8 +76,10 @@ def build_manifest(
     now_ms: int,
     timezone_offset_min: int,
     keepalive_s: int,
+    publish_topic: str = PUBLISH_TOPIC,
+    subscribe_topic: str = SUBSCRIBE_TOPIC,
 ) -> dict[str, Any]:
-    """The JSON object. ``mqtt`` is in it only with credentials. Raises ManifestError."""
+    """The JSON object. ``mqtt`` is in it only with credentials. The topics matter at a broker alone. Raises ManifestError."""
     manifest: dict[str, Any] = {"server_time": {"timestamp": now_ms, "timezone_offset": timezone_offset_min}}
     if is_safe_version(device_version):
         # Equal to what runs, so never newer. A device whose own version stoi cannot read must not be made to compare: nothing is sent.
@@ -89,8 +91,8 @@ def build_manifest(
                 "client_id": credentials.client_id,
                 "username": credentials.username,
                 "password": credentials.password,
-                "publish_topic": PUBLISH_TOPIC,
-                "subscribe_topic": SUBSCRIBE_TOPIC,
+                "publish_topic": publish_topic,
+                "subscribe_topic": subscribe_topic,
                 "keepalive": keepalive_s,
             }
         )
