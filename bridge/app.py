@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 
 from bridge.address import lan_address
+from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.banner import Facts, banner
 from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
@@ -135,6 +136,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         if control.broker is not None:
             start_broker(control.broker, tasks)
             stack.push_async_callback(control.broker.aclose)
+        token = admin_token(settings)
         is_ready = [False]
         # without a front the port is never handed out: the broker's takes its place
         endpoint_port = settings.advertise.mqtt_port or mqtt_port or settings.broker.port
@@ -146,10 +148,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s,
-                timezone=timezone,
-                admin_token=settings.admin.token.get_secret_value(),
-                broker=hand_off(settings, host=host),
+                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token, broker=hand_off(settings, host=host)
             ),
         )
         devices.on_revoked = control.links.disconnect
@@ -160,6 +159,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
         )
         stack.push_async_callback(http.aclose)
+        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
