@@ -60,8 +60,8 @@ class BrokerTlsError(Exception):
 class BrokerStats:
     """What happened since the start; `online` (0 or 1) and `devices` are the present numbers."""
 
-    online: int = 0
-    devices: int = 0
+    online: float = 0
+    devices: float = 0
     connects: int = 0
     connect_failures: int = 0
     losses: int = 0
@@ -177,6 +177,8 @@ class Broker:
         except* _Closed:
             pass
         finally:
+            self.stats.online = 0.0
+            self.online.clear()
             for timer in self._timers.values():
                 timer.cancel()
             for peer in list(self._peers.values()):
@@ -295,7 +297,7 @@ class Broker:
     # -- the connection comes and goes ---------------------------------------------------------------------------------
     def _came_online(self) -> None:
         self.stats.connects += 1
-        self.stats.online = 1
+        self.stats.online = 1.0
         self.online.set()
         self._disarm("outage")
         log.info("connected to the broker", host=self.options.host, port=self.options.port, tls=self._tls is not None)
@@ -312,7 +314,7 @@ class Broker:
             self.stats.losses += 1
         else:
             self.stats.connect_failures += 1
-        self.stats.online = 0
+        self.stats.online = 0.0
         self.online.clear()
         self._disarm("resubscribe")
         self._outbox.hold(self._peers)
@@ -394,7 +396,7 @@ class Broker:
         self.stats.messages_in += 1
         if peer is None:
             self._peers[device_id] = _Peer(identity, now)
-            self.stats.devices = len(self._peers)
+            self.stats.devices = float(len(self._peers))
             log.info("device heard at the broker", device=device_id)
             self._tell(self._listener.device_connected, identity, "")
         self._tell(self._listener.device_message, identity, message)
@@ -405,7 +407,7 @@ class Broker:
         if self._peers.get(device_id) is not peer:
             return
         del self._peers[device_id]
-        self.stats.devices = len(self._peers)
+        self.stats.devices = float(len(self._peers))
         self._outbox.drop(device_id)
         log.info("device gone from the broker", device=device_id, reason=reason)
         self._tell(self._listener.device_disconnected, peer.identity)
