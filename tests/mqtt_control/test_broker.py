@@ -74,7 +74,7 @@ async def running(broker: Broker) -> AsyncIterator[Broker]:
             yield broker
         finally:
             await broker.aclose()
-            assert task.done() or await task is None
+            await task
 
 
 @asynccontextmanager
