@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 
 from bridge.address import lan_address
+from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
@@ -142,6 +143,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         websocket = WebSocketEndpoint(
             authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
         )
+        token = admin_token(settings)
         is_ready = [False]
         endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
@@ -154,7 +156,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             options=OtaOptions(
                 keepalive_s=settings.mqtt.keepalive_s,
                 timezone=timezone,
-                admin_token=settings.admin.token.get_secret_value(),
+                admin_token=token,
                 websocket_version=settings.websocket.version,
             ),
             extra_routes=websocket.routes() if settings.websocket.enabled else (),
@@ -171,6 +173,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ),
         )
         stack.push_async_callback(http.aclose)
+        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")

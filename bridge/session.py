@@ -116,6 +116,7 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
+        self._greeting_due = False
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
@@ -190,6 +191,7 @@ class Session:
             case Listen(state="start", mode=mode):
                 self.mode = Mode(mode)
                 self._event(Event.LISTEN_START)
+                self._greet()
             case Listen(state="stop"):
                 self._event(Event.LISTEN_STOP)
             case Listen(state="detect", text=text):
@@ -206,9 +208,13 @@ class Session:
         """The wake word has been spoken: its own audio is not a request."""
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        greeting = self._settings.session.greeting
-        if greeting:
-            self.announce(greeting)
+        self._greeting_due = bool(self._settings.session.greeting)
+
+    def _greet(self) -> None:
+        """Answer the wake word, once the device listens: a greeting before its `listen start` would be cut off by it."""
+        if self._greeting_due:
+            self._greeting_due = False
+            self.announce(self._settings.session.greeting)
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""
