@@ -93,6 +93,10 @@ class Connection:
         self._stats.messages_out += 1
         return True
 
+    def hello_arrived(self) -> None:
+        """A session that is replaced on its own connection does not take the connection with it."""
+        self._channel = None
+
     # -- the end -----------------------------------------------------------------------------------------------------------
     def close(self, code: int = NORMAL) -> None:
         """Close after what is queued, or without it when that takes too long. Idempotent."""

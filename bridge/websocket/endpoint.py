@@ -141,6 +141,8 @@ class WebSocketEndpoint:
             connection.fault("message ignored", str(error))
             return
         self.stats.messages_in += 1
+        if isinstance(message, Hello):
+            connection.hello_arrived()
         self._listener.transport_message(connection.identity, message, via=connection)
         if isinstance(message, Hello) and not connection.in_session:
             connection.close(POLICY_VIOLATION)  # it was refused, and nothing else can follow
