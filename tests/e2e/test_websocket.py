@@ -57,7 +57,7 @@ class Server:
 
     async def until(self, name: str, value: float) -> None:
         async with asyncio.timeout(20):
-            while await self.metric(name) != value:
+            while await self.metric(name) != value:  # noqa: ASYNC110 - a test may poll
                 await asyncio.sleep(0.05)
 
     async def ota(self, device_id: str = "02:00:00:00:00:01", client_id: str = "") -> dict[str, Any]:
@@ -109,6 +109,12 @@ async def closed(connection: ClientConnection) -> int | None:
                 await connection.recv()
         except ConnectionClosed:
             return connection.close_code
+
+
+async def channel_closed(device: Device) -> None:
+    async with asyncio.timeout(10):
+        while device.channel_open:  # noqa: ASYNC110 - a test may poll
+            await asyncio.sleep(0.01)
 
 
 async def hello(connection: ClientConnection, **members: Any) -> dict[str, Any]:
@@ -321,9 +327,7 @@ async def test_access_ends_with_the_credentials(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{server.facts.http_port}/api/devices/02:00:00:00:00:01/rotate"
         async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {ADMIN}"}) as http:
             assert (await http.post(url)).status_code == 200
-        async with asyncio.timeout(10):
-            while device.channel_open:
-                await asyncio.sleep(0.01)
+        await channel_closed(device)
         await server.until("bridge_sessions", 0)
         with pytest.raises(WebSocketError, match="401"):
             await device.open_channel()
@@ -390,9 +394,7 @@ async def test_from_mqtt_to_websocket_and_back(tmp_path: Path) -> None:
             assert await server.metric("bridge_sessions") == 1
             await mqtt.control.connect()
             await mqtt.open_channel()
-            async with asyncio.timeout(10):
-                while websocket.channel_open:
-                    await asyncio.sleep(0.01)
+            await channel_closed(websocket)
             assert await server.metric("bridge_sessions") == 1
             assert (await mqtt.converse(QUESTION)).stt == "and tomorrow"
 

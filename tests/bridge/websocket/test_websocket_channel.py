@@ -92,13 +92,9 @@ async def test_a_packet_that_was_not_taken_is_not_counted() -> None:
 
 async def test_the_end() -> None:
     wire = Wire()
-    with pytest.raises(ExceptionGroup) as failed:
-        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-            tasks.create_task(wire.channel.receive())
-            await asyncio.sleep(0)
-            wire.channel.feed(AudioFrame(b"noise"))
-            wire.channel.close()
-    assert failed.group_contains(ChannelClosed)
+    asyncio.get_running_loop().call_soon(wire.channel.close)
+    with pytest.raises(ChannelClosed):
+        await wire.channel.receive()
     wire.channel.close()
     assert wire.closed == 1
     wire.channel.feed(AudioFrame(SPEECH))

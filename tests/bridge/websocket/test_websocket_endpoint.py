@@ -81,6 +81,13 @@ async def open_socket(port: int, *, receive_buffer_bytes: int = 0) -> tuple[asyn
     return reader, writer
 
 
+async def keep_writing(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(frame(b"{}"))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
 async def test_a_device_that_does_not_read_is_cut_off() -> None:
     sent: list[bool] = []
 
@@ -101,10 +108,7 @@ async def test_a_device_that_does_not_read_is_cut_off() -> None:
         assert sent.count(True) < 400  # 1.6 MB at most were taken for it
         # The socket itself goes, too, although nobody reads what was queued.
         with pytest.raises(ConnectionError):
-            while True:
-                writer.write(frame(b"{}"))
-                await writer.drain()
-                await asyncio.sleep(0.05)
+            await keep_writing(writer)
         writer.close()
         del reader
 
@@ -149,14 +153,12 @@ async def test_text_that_is_not_unicode_ends_the_connection() -> None:
 
 
 async def test_what_cannot_be_sent_is_counted() -> None:
-    results: list[bool] = []
-    recorder = Recorder(lambda via: results.append(via.send(McpOut(session_id="s", payload={"text": "x" * 9000}))))
+    result = asyncio.get_running_loop().create_future()
+    recorder = Recorder(lambda via: result.set_result(via.send(McpOut(session_id="s", payload={"text": "x" * 9000}))))
     async with asyncio.timeout(20), endpoint(recorder) as (served, port):
         _, writer = await open_socket(port)
         writer.write(frame(HELLO))
-        while not results:
-            await asyncio.sleep(0.01)
-        assert results == [False]
+        assert await result is False
         assert served.stats.unsendable_messages == 1
         writer.close()
         await recorder.closed.wait()
