@@ -67,6 +67,7 @@ class WebSocketEndpoint:
         await websocket.accept()
         connection = Connection(websocket, identity=identity, announced=_announced_version(websocket), stats=self.stats)
         self._entered(connection)
+        log.info("device connected", device=identity.device_id, peer=websocket.client and websocket.client.host, transport="websocket")
         try:
             async with task_scope() as tasks:
                 tasks.create_task(connection.write(), name=f"websocket out {identity.device_id}")
@@ -74,6 +75,7 @@ class WebSocketEndpoint:
                 await connection.over.wait()
         finally:
             self._left(connection)
+            log.info("device disconnected", device=identity.device_id, transport="websocket")
 
     # -- who is there ------------------------------------------------------------------------------------------------------
     def _let_in(self, request: HTTPConnection) -> DeviceIdentity | None:

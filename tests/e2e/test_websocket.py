@@ -46,7 +46,8 @@ class Server:
     llm: ScriptedLlm
 
     def options(self, **members: Any) -> DeviceOptions:
-        return DeviceOptions(**{"ota_url": self.facts.ota_url, "transport": "websocket", "warm_up_s": 0.02} | members)
+        facts: dict[str, Any] = {"ota_url": self.facts.ota_url, "transport": "websocket", "warm_up_s": 0.02}
+        return DeviceOptions(**facts | members)
 
     async def metric(self, name: str) -> float:
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -242,7 +243,7 @@ async def test_stock_devices_take_mqtt_while_it_is_offered(tmp_path: Path) -> No
 
 
 async def test_websocket_alone_moves_stock_devices_there(tmp_path: Path) -> None:
-    sets = {"advertise__transport": "websocket", "websocket__version": 2}
+    sets: dict[str, Any] = {"advertise__transport": "websocket", "websocket__version": 2}
     async with serving(tmp_path, **sets) as server, Device(server.options(transport="auto")) as device:
         assert "mqtt" not in await server.ota()
         await device.boot()

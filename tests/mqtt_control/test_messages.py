@@ -326,7 +326,8 @@ def test_text_to_devices_is_valid_unicode() -> None:
 
 
 def test_check_094_the_key_does_not_show() -> None:
-    reply = HelloReply("s", AudioParams(), UdpParams("h", 1, KEY, "01" + "0" * 22 + "deadbeef"))
+    udp = UdpParams("h", 1, KEY, "01" + "0" * 22 + "deadbeef")
+    reply = HelloReply("s", AudioParams(), udp)
     assert KEY not in repr(reply)
     assert "deadbeef" not in repr(reply)
-    assert KEY not in str(list(reply.udp.__rich_repr__()))
+    assert KEY not in str(list(udp.__rich_repr__()))

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 from starlette.applications import Starlette
 
 from bridge.scope import task_scope
@@ -30,7 +31,7 @@ HELLO = b'{"type":"hello","version":3,"transport":"websocket"}'
 class Recorder:
     """Opens a session at hello, as the registry does, and keeps what it hears."""
 
-    on_hello: Callable[[Transport], None] = lambda _via: None
+    on_hello: Callable[[Transport], object] = lambda _via: None
     messages: list[Inbound] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -113,6 +114,13 @@ async def test_a_device_that_does_not_read_is_cut_off() -> None:
         del reader
 
 
+def test_the_same_on_uvloop() -> None:
+    """As production runs: its transports are other classes."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_a_device_that_does_not_read_is_cut_off())
+        runner.run(test_pings_and_fragments_of_a_device())
+
+
 async def test_a_device_that_vanished_is_noticed_by_its_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ota_server, "PING_S", 0.2)
     recorder = Recorder()
@@ -125,7 +133,7 @@ async def test_a_device_that_vanished_is_noticed_by_its_silence(monkeypatch: pyt
 
 
 async def test_pings_and_fragments_of_a_device() -> None:
-    recorder = Recorder(lambda via: via.send(Stt(session_id="s", text="here")) and None)
+    recorder = Recorder(lambda via: via.send(Stt(session_id="s", text="here")))
     async with asyncio.timeout(20), endpoint(recorder) as (_, port):
         reader, writer = await open_socket(port)
         writer.write(frame(b"are you there", opcode=9))
