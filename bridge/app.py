@@ -30,13 +30,18 @@ from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
+from bridge.websocket.endpoint import PATH as WEBSOCKET_PATH
+from bridge.websocket.endpoint import WebSocketEndpoint
+from bridge.websocket.framing import MAX_MESSAGE_BYTES
 from mqtt_control.front import Front
+from mqtt_control.link import Link
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
@@ -95,6 +100,8 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
     """
     settings = loaded.tree
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
     require_library()
     timezone = _timezone(settings)
     _make_directory(settings.data_dir)
@@ -136,6 +143,9 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         if control.broker is not None:
             start_broker(control.broker, tasks)
             stack.push_async_callback(control.broker.aclose)
+        websocket = WebSocketEndpoint(
+            authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
+        )
         token = admin_token(settings)
         is_ready = [False]
         # without a front the port is never handed out: the broker's takes its place
@@ -144,19 +154,36 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
+            endpoints=lambda: _endpoints(settings, host=host, mqtt_port=endpoint_port, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token, broker=hand_off(settings, host=host)
+                keepalive_s=settings.mqtt.keepalive_s,
+                timezone=timezone,
+                admin_token=token,
+                broker=hand_off(settings, host=host),
+                websocket_version=settings.websocket.version,
             ),
+            extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = control.links.disconnect
-        parts = {"mqtt": control.front, "broker": control.broker, "udp": audio, "devices": devices, "ota": app.state}
+        devices.on_revoked = partial(_close_connections, control.links, websocket)
+        parts = {
+            "mqtt": control.front,
+            "broker": control.broker,
+            "udp": audio,
+            "websocket": websocket,
+            "devices": devices,
+            "ota": app.state,
+        }
         _publish_stats(metrics, registry, {name: part for name, part in parts.items() if part is not None})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
-            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+            loaded,
+            "http.port",
+            settings.http.port,
+            lambda port: http.start(
+                app, settings.http.host, port, max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0
+            ),
         )
         stack.push_async_callback(http.aclose)
         write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
@@ -282,6 +309,25 @@ async def _start_tls(loaded: Loaded, front: Front) -> int | None:
     except (OSError, ssl.SSLError) as error:
         raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
     return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+
+
+def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: int) -> Endpoints:
+    """What devices are told to connect to."""
+    transport = settings.advertise.transport
+    url = settings.advertise.websocket_url or f"ws://{host}:{http_port}{WEBSOCKET_PATH}"
+    return Endpoints(
+        mqtt_host=host,
+        mqtt_port=mqtt_port,
+        http_base=f"http://{host}:{http_port}",
+        offers_mqtt=transport != "websocket",
+        websocket_url=url if settings.websocket.enabled and transport != "mqtt" else "",
+    )
+
+
+def _close_connections(links: Link, websocket: WebSocketEndpoint, device_id: str) -> None:
+    """The device's credentials are no longer valid."""
+    links.disconnect(device_id)
+    websocket.disconnect(device_id)
 
 
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:

@@ -23,10 +23,12 @@ import structlog
 
 from mqtt_control.credentials import Credentials, mint, verify
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_client_id
+from ota.bearer import mint_bearer, verify_bearer
 
 _log = structlog.get_logger(__name__)
 
 SECRET_BYTES = 32
+WEBSOCKET = "websocket"
 SCHEMA_VERSION = 1
 DEFAULT_GROUP = "GID_default"
 SEEN_RESOLUTION = timedelta(minutes=1)
@@ -184,6 +186,21 @@ class DeviceStore:
         """The approved device of this id, where somebody else has authenticated it (the user's broker)."""
         device = self._devices.get(device_id)
         return device.identity if device else None
+
+    def bearer(self, device: Device) -> str:
+        """The token with which an approved device opens its WebSocket; as long-lived as :meth:`credentials`."""
+        return mint_bearer(device.secret, device.identity, purpose=WEBSOCKET)
+
+    def authenticate_bearer(self, identity: DeviceIdentity, token: str) -> bool:
+        """Whether this very device is approved and the token its own. Does the same work for unknown devices as for known ones."""
+        device = self._devices.get(identity.device_id)
+        known = device is not None and device.identity == identity
+        genuine = verify_bearer(device.secret if device and known else self._decoy, identity, token, purpose=WEBSOCKET)
+        if not (known and genuine):
+            self.stats.rejected += 1
+            return False
+        self.stats.authenticated += 1
+        return True
 
     # -- changes -------------------------------------------------------------------------------------------------------
     async def enrol(self, device_id: str, client_id: str, facts: DeviceFacts) -> Enrolment:

@@ -110,12 +110,28 @@ class Udp(Branch):
     receive_buffer_bytes: int = Field(4 * 1024 * 1024, ge=65536)
 
 
+class WebSocket(Branch):
+    """The other transport of devices, on the HTTP port: JSON and audio over one connection (docs/websocket.md)."""
+
+    enabled: bool = Field(False, description="true: it is served, and offered as advertise.transport says")
+    version: Literal[1, 2, 3] = Field(3, description="binary protocol that devices are told to use; all three are understood")
+    hello_timeout_s: float = Field(10, gt=0, description="longest wait from the connection to a hello")
+
+
 class Advertise(Branch):
     """What devices are told to connect to."""
 
+    transport: Literal["mqtt", "websocket", "both"] = Field(
+        "both", description="what is offered of what is on; stock devices take MQTT whenever it is offered"
+    )
     host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
+    websocket_url: str | None = Field(
+        None,
+        pattern=r"^wss?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[!-~]*)?$",
+        description="when a proxy has another address, such as wss://voice.example.org/xiaozhi/v1/",
+    )
 
 
 class Audio(Branch):
@@ -179,6 +195,7 @@ class SettingsTree(Branch):
     control: Control = Control()
     broker: Broker = Broker()
     udp: Udp = Udp()
+    websocket: WebSocket = WebSocket()
     advertise: Advertise = Advertise()
     data_dir: Path = Field(Path("data"), description="device registry, models, logs")
     enrolment: Literal["open", "code", "closed"] = Field(
