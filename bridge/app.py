@@ -143,10 +143,14 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=settings.admin.token.get_secret_value()
+                keepalive_s=settings.mqtt.keepalive_s,
+                timezone=timezone,
+                admin_token=settings.admin.token.get_secret_value(),
+                version=release(),
             ),
         )
         devices.on_revoked = front.disconnect
+        devices.on_forgotten = registry.forget
         _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(

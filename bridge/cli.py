@@ -204,6 +204,26 @@ def demo(
     raise typer.Exit(run(config, sets or [], load_settings(config, sets), question=question, keep=keep))
 
 
+@app.command()
+def doctor(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    from_device: Annotated[
+        str | None, typer.Option("--from-device", metavar="URL", help="only what a device sees of the server at this (OTA) address")
+    ] = None,
+    as_json: AsJson = False,
+    traceback: Traceback = False,
+) -> None:
+    """Find what keeps devices from talking to the server, and how to mend it. Exit code 1 when something fails."""
+    loaded = load_settings(config, sets, {"data_dir": data_dir})
+    quiet_logs(loaded)
+    from bridge.doctor.examination import run
+
+    raise typer.Exit(run(loaded, from_device=from_device, as_json=as_json))
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 @config_app.command("show")
 def config_show(

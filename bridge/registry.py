@@ -151,6 +151,17 @@ class Registry:
         log.info("message of an unknown session", device=device.identity.device_id)
         self._send(device, Goodbye(session_id=message.session_id))
 
+    def forget(self, device_id: str) -> None:
+        """The device is known no longer: its session ends, and nothing is remembered of it."""
+        device = self._devices.pop(device_id, None)
+        if device is None:
+            return
+        if device.grace is not None:
+            device.grace.cancel()
+            device.grace = None
+        if device.session is not None:
+            device.session.end("the device was forgotten", goodbye=True)
+
     # -- hello -------------------------------------------------------------------------------------------------------------
     def _hello(self, device: Device, hello: Hello) -> None:
         """Open a session: audio is registered first, the reply goes out at once, tools are asked for afterwards."""
@@ -235,7 +246,9 @@ class Registry:
         return device
 
     def _send_mcp(self, device_id: str, payload: dict[str, object]) -> bool:
-        device = self._devices[device_id]
+        device = self._devices.get(device_id)
+        if device is None:
+            return False  # forgotten meanwhile
         session_id = device.session.session_id if device.session is not None else ""
         return self._send(device, McpOut(session_id=session_id, payload=payload))
 

@@ -16,10 +16,12 @@ from typing import Any
 import structlog
 
 from bridge.dialogue import Action, Event, Mode, State, move
+from bridge.doctor.probe import PROBE_TEXT
 from bridge.ear import Ear, Utterance
 from bridge.history import History
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
+from bridge.phrases import Phrases, language_of, phrases
 from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
@@ -204,6 +206,9 @@ class Session:
 
     def _wake(self, text: str) -> None:
         """The wake word has been spoken: its own audio is not a request."""
+        if text == PROBE_TEXT:
+            self.announce(self._phrases.path_works)
+            return
         self._wake_word = bare(text)
         self._ear.forget_waiting()
         greeting = self._settings.session.greeting
@@ -358,6 +363,10 @@ class Session:
     @property
     def _limits(self) -> TurnLimits:
         return TurnLimits(tool_rounds=self._settings.session.max_tool_rounds)
+
+    @property
+    def _phrases(self) -> Phrases:
+        return phrases(language_of(self._settings.assistant.prompt))
 
     def _next_timestamp_ms(self) -> int:
         self._played_ms += self._settings.audio.frame_ms
