@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from bridge.audio_path import PathState
 from bridge.history import History
 from bridge.session import Services, Session
 from iot.descriptors import Things
@@ -64,6 +65,12 @@ class Device:
     session: Session | None = None
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
+    last_audio_path: PathState = PathState.UNKNOWN
+
+    @property
+    def audio_path(self) -> PathState:
+        """Whether its audio arrives, now or in its last session."""
+        return self.session.audio_path if self.session is not None else self.last_audio_path
 
 
 class Registry:
@@ -177,6 +184,7 @@ class Registry:
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
         channel = self._audio.open(frame_ms=uplink_frame_ms, peer_ip=device.peer_ip)
+        endpoint, audio = self._audio_endpoint(), self._services.settings.audio
         session = device.session = Session(
             session_id=secrets.token_hex(16),
             device_id=device.identity.device_id,
@@ -189,8 +197,8 @@ class Registry:
             services=self._services,
             send=lambda message: self._send(device, message),
             prepare=device.mcp.initialize if hello.features.mcp else None,
+            audio_address=f"{endpoint.host}:{endpoint.port}",
         )
-        endpoint, audio = self._audio_endpoint(), self._services.settings.audio
         self._send(
             device,
             HelloReply(
@@ -227,7 +235,7 @@ class Registry:
 
     def _forget(self, device: Device, session: Session) -> None:
         if device.session is session:
-            device.session = None
+            device.session, device.last_audio_path = None, session.audio_path
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:
                 device.grace.cancel()

@@ -84,6 +84,7 @@ async def test_audio_that_goes_astray(tmp_path: Path) -> None:
             async with aclosing(walk):
                 found = {finding.check: finding async for finding in walk}
     assert found["udp"].level is Level.FAILURE
+    assert "does not receive audio" in found["udp"].detail
     assert "advertise.udp_port" in found["udp"].fix
     assert found["clean-up"].level is Level.OK
 
