@@ -23,7 +23,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 
-from bridge.address import lan_address
+from bridge.address import AdvertisedHost
+from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
@@ -125,9 +126,9 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             lambda port: audio.start(host=settings.udp.host, port=port, receive_buffer_bytes=settings.udp.receive_buffer_bytes),
         )
         stack.push_async_callback(audio.aclose)
-        host = settings.advertise.host or lan_address() or "127.0.0.1"
-        audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
-        registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
+        host = AdvertisedHost(settings.advertise.host)
+        audio_port = settings.advertise.udp_port or udp_port
+        registry = Registry(services=services, audio=audio, audio_endpoint=lambda: AudioEndpoint(host.current, audio_port), tasks=tasks)
         front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
         registry.attach(front)
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
@@ -139,7 +140,9 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
+            endpoints=lambda: Endpoints(
+                mqtt_host=host.current, mqtt_port=endpoint_port, http_base=f"http://{host.current}:{http_ports[0]}"
+            ),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
@@ -159,11 +162,12 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         stack.push_async_callback(http.aclose)
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
+        tasks.create_task(host.watch(), name="address watch")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
         is_ready[0] = True
         yield Facts(
             version=release(),
-            host=host,
+            host=host.current,
             found_by_itself=settings.advertise.host is None,
             http_port=http_port,
             mqtt_port=mqtt_port,
@@ -281,6 +285,7 @@ def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any
             "hellos": registry.hellos,
             "hellos_refused": registry.hellos_refused,
             "stale_messages": registry.stale_messages,
+            "sessions_without_audio": float(sum(session.audio_path is PathState.CLOSED for session in registry.sessions)),
         },
     )
 
