@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 
 from bridge.address import AdvertisedHost
+from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
@@ -134,6 +135,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
         stack.push_async_callback(front.aclose)
         tls_port = await _start_tls(loaded, front)
+        token = admin_token(settings)
         is_ready = [False]
         endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
@@ -148,7 +150,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             options=OtaOptions(
                 keepalive_s=settings.mqtt.keepalive_s,
                 timezone=timezone,
-                admin_token=settings.admin.token.get_secret_value(),
+                admin_token=token,
                 version=release(),
             ),
         )
@@ -160,6 +162,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
         )
         stack.push_async_callback(http.aclose)
+        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(host.watch(), name="address watch")

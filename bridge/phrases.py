@@ -21,6 +21,8 @@ class Phrases:
     """Spoken when the doctor asks: who hears it has audio both ways."""
     no_audio: str
     """Shown when nothing arrives from a device that listens."""
+    no_model: str
+    """The language model does not speak this language."""
 
 
 _PHRASES = {
@@ -32,6 +34,7 @@ _PHRASES = {
         went_wrong="Sorry, something went wrong.",
         path_works="The connection works.",
         no_audio="No audio arrives at the server. Check its UDP port and address.",
+        no_model="I have no language model for this language yet. I can tell the time, set timers, change the volume and do sums.",
     ),
     "zh": Phrases(
         one_moment="请稍等。",
@@ -41,6 +44,7 @@ _PHRASES = {
         went_wrong="抱歉，出了点问题。",
         path_works="连接正常。",
         no_audio="服务器收不到音频，请检查 UDP 端口和地址。",
+        no_model="我还没有接入会说中文的语言模型。我可以报时间、设定时器、调音量和做算术。",
     ),
 }
 

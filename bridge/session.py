@@ -121,6 +121,7 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
+        self._greeting_due = False
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
@@ -200,6 +201,7 @@ class Session:
                 self.mode = Mode(mode)
                 self._microphone_on()
                 self._event(Event.LISTEN_START)
+                self._greet()
             case Listen(state="stop"):
                 self._microphone_off()
                 self._event(Event.LISTEN_STOP)
@@ -221,9 +223,13 @@ class Session:
             return
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        greeting = self._settings.session.greeting
-        if greeting:
-            self.announce(greeting)
+        self._greeting_due = bool(self._settings.session.greeting)
+
+    def _greet(self) -> None:
+        """Answer the wake word, once the device listens: a greeting before its `listen start` would be cut off by it."""
+        if self._greeting_due:
+            self._greeting_due = False
+            self.announce(self._settings.session.greeting)
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -54,11 +56,53 @@ def _make(config: Endpoint) -> AsyncOpenAI:
 
 
 async def warm(sdk: AsyncOpenAI) -> None:
-    """Open a connection ahead of the first request (DNS, TCP, TLS): any answer will do, and no answer is no error here."""
+    """Make the first request like the later ones: rehearse the SDK, then open a connection (DNS, TCP, TLS).
+
+    Any answer will do, and no answer is no error here.
+    """
     import openai
 
+    await asyncio.get_running_loop().run_in_executor(None, _rehearse)
     with contextlib.suppress(openai.OpenAIError):
         await sdk.with_options(max_retries=0, timeout=5).models.list()
+
+
+@functools.cache
+def _rehearse() -> None:
+    """Make each kind of request once, without a network: the SDK imports and builds most of itself at its first use."""
+    asyncio.run(_rehearsal())
+
+
+async def _rehearsal() -> None:
+    import openai
+
+    http = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+    def answer(request: Any) -> Any:
+        if request.url.path.endswith("/transcriptions"):
+            return http.Response(200, json={"text": ""})
+        if request.url.path.endswith("/speech"):
+            return http.Response(200, content=b"")
+        chunk = {
+            "id": "",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": "",
+            "choices": [{"index": 0, "delta": {"content": ""}}],
+        }
+        return http.Response(200, text=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", headers={"content-type": "text/event-stream"})
+
+    transport = http.MockTransport(answer)
+    async with openai.AsyncOpenAI(
+        api_key=_NO_KEY, base_url="http://rehearsal.invalid/v1", http_client=openai.DefaultAsyncHttpxClient(transport=transport)
+    ) as sdk:
+        await sdk.audio.transcriptions.create(model="", file=("speech.wav", b"", "audio/wav"), response_format="json")
+        stream = await sdk.chat.completions.create(model="", messages=[{"role": "user", "content": ""}], stream=True)
+        async with stream:
+            async for _ in stream:
+                pass
+        async with sdk.audio.speech.with_streaming_response.create(model="", voice="alloy", input="", response_format="pcm") as speech:
+            await speech.read()
 
 
 def where(base_url: str) -> str:

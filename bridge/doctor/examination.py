@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import typer
 
+from bridge.admin import local_url, read_access
 from bridge.doctor.findings import Finding, exit_code, left_out, summary
 from bridge.doctor.machine import advertised_host, check_machine, check_ports
 from bridge.doctor.wire import WireExamination
@@ -20,7 +21,6 @@ from bridge.release import release
 from settings.load import Loaded
 from settings.model import SettingsTree
 
-_WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - compared with, not listened on
 _OTA_PATH = "/xiaozhi/ota/"
 _HERE_TIMEOUT_S = 3.0
 
@@ -74,28 +74,28 @@ async def examine_here(tree: SettingsTree) -> AsyncGenerator[Finding, None]:
     """This machine, then its server if one runs. Consume under ``aclosing``."""
     for finding in await asyncio.to_thread(check_machine, tree):
         yield finding
-    if not await _runs_here(tree):
+    left = read_access(tree.data_dir)
+    base = left.url if left is not None else local_url(tree.http.host, tree.http.port)
+    if not await _answers(base):
         for finding in await asyncio.to_thread(check_ports, tree):
             yield finding
         yield left_out(
             "server",
-            f"none answers on http port {tree.http.port}: OTA, MQTT, hello, audio, clock, credentials and version are not checked",
-            "Start it and run the doctor again; if it uses another port: --set http.port=PORT",
+            f"none answers at {base}: OTA, MQTT, hello, audio, clock, credentials and version are not checked",
+            "Start it and run the doctor again, with the same --data-dir.",
         )
         return
-    approve = Fleet(tree).approve if tree.admin.token.get_secret_value() else None
-    url = f"http://{advertised_host(tree)}:{tree.http.port}{_OTA_PATH}"
-    walk = WireExamination(url, own_version=release(), approve=approve).findings()
+    url = f"http://{advertised_host(tree)}:{urlsplit(base).port}{_OTA_PATH}"
+    walk = WireExamination(url, own_version=release(), approve=Fleet(tree).approve if left is not None else None).findings()
     async with aclosing(walk):
         async for finding in walk:
             yield finding
 
 
-async def _runs_here(tree: SettingsTree) -> bool:
-    host = "127.0.0.1" if tree.http.host in _WILDCARDS else tree.http.host
+async def _answers(base_url: str) -> bool:
     try:
         async with httpx.AsyncClient(timeout=_HERE_TIMEOUT_S, trust_env=False) as http:
-            answer = await http.get(f"http://{f'[{host}]' if ':' in host else host}:{tree.http.port}/healthz")
+            answer = await http.get(f"{base_url}/healthz")
     except httpx.HTTPError:
         return False
     return answer.is_success

@@ -122,9 +122,7 @@ class WireExamination:
         except OtaError as error:
             note(_ota_finding(error))
         except _NeedsApproval as error:
-            note(
-                left_out("ota", str(error), "Set admin.token, so that the doctor can confirm its own device, or enrolment: open meanwhile.")
-            )
+            note(left_out("ota", str(error), "Run it on the server's machine with its data_dir, where it may confirm its own device."))
         except MqttError as error:
             note(failure("credentials", str(error), "Check that this TCP port is let in by the firewall and forwarded to this server."))
         except HelloError as error:

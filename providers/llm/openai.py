@@ -71,6 +71,7 @@ class OpenAiChat:
 
     def __init__(self, config: OpenAiLlm) -> None:
         self.tools = config.tools
+        self.languages: frozenset[str] | None = None
         self.stats = OpenAiChatStats()
         self._config = config
         self._dialect = _Dialect()

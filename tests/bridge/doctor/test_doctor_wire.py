@@ -11,11 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bridge.doctor.examination import ota_url_of
+from bridge.doctor.examination import examine_here, ota_url_of
 from bridge.doctor.findings import Finding, Level
 from bridge.doctor.wire import WireExamination, check_refusal
 from bridge.errors import OperatorError
-from bridge.fleet import Fleet
 from bridge.release import release
 from providers.base import ProviderUnavailable
 from settings.load import load
@@ -61,10 +60,11 @@ async def test_enrolment_by_code_needs_the_admin_api(tmp_path: Path) -> None:
     async with running_bridge(tmp_path, {"admin.token": TOKEN, "enrolment": "code"}) as facts:
         found = await examined(facts.ota_url)
         assert found["ota"].level is Level.LEFT_OUT
-        assert "admin.token" in found["ota"].fix
-        fleet = Fleet(load(None, overrides={"admin.token": TOKEN}).tree, url=f"http://127.0.0.1:{facts.http_port}")
-        found = await examined(facts.ota_url, approve=fleet.approve)
-        assert {finding.level for finding in found.values()} == {Level.OK}, found
+        assert "data_dir" in found["ota"].fix
+        tree = load(None, overrides={"data_dir": tmp_path, "advertise.host": "127.0.0.1"}).tree
+        async with aclosing(examine_here(tree)) as here:
+            found = {finding.check: finding async for finding in here}
+        assert {str(found[check].level) for check in EVERY_CHECK} == {"ok"}, found
         assert all(device["status"] == "pending" for device in await known_devices(facts.http_port))
 
 
