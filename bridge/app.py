@@ -28,6 +28,7 @@ from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
 from bridge.registry import AudioEndpoint, Registry
@@ -129,8 +130,15 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         stack.push_async_callback(audio.aclose)
         host = AdvertisedHost(settings.advertise.host)
         audio_port = settings.advertise.udp_port or udp_port
-        registry = Registry(services=services, audio=audio, audio_endpoint=lambda: AudioEndpoint(host.current, audio_port), tasks=tasks)
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
+        gate = Gate(settings.limits, now=asyncio.get_running_loop().time)
+        registry = Registry(
+            services=services,
+            audio=audio,
+            audio_endpoint=lambda: AudioEndpoint(host.current, audio_port),
+            tasks=tasks,
+            admits_hello=gate.admits_hello,
+        )
+        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry, gate=gate)
         registry.attach(front)
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
         stack.push_async_callback(front.aclose)
@@ -152,11 +160,14 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
                 timezone=timezone,
                 admin_token=token,
                 version=release(),
+                requests_per_s=settings.limits.ota_requests_per_minute / 60,
+                requests_burst=settings.limits.ota_requests_per_minute,
+                is_exempt=gate.is_exempt,
             ),
         )
         devices.on_revoked = front.disconnect
         devices.on_forgotten = registry.forget
-        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
+        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state, "limits": gate})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
             loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)

@@ -83,11 +83,14 @@ class Registry:
         audio: AudioServer,
         audio_endpoint: Callable[[], AudioEndpoint],
         tasks: asyncio.TaskGroup,
+        admits_hello: Callable[[str, str], bool] = lambda _device_id, _peer_ip: True,
     ) -> None:
+        """``admits_hello`` says whether a device (its id, its address) may open a session now."""
         self._services = services
         self._audio = audio
         self._audio_endpoint = audio_endpoint
         self._tasks = tasks
+        self._admits_hello = admits_hello
         self._link: Link | None = None
         self._devices: dict[str, Device] = {}
         self._closing = False
@@ -176,6 +179,9 @@ class Registry:
             self.hellos_refused += 1
             log.warning("hello refused", device=device.identity.device_id, transport=hello.transport, version=hello.version)
             return
+        if not self._admits_hello(device.identity.device_id, device.peer_ip):
+            self.hellos_refused += 1
+            return  # the device waits 10 s for the answer, which is what is wanted
         self.hellos += 1
         if device.session is not None:
             device.session.end("replaced by a new hello", goodbye=False)
