@@ -358,6 +358,15 @@ def devices_forget(device_id: str, *, config: Config = None, sets: Sets = None, 
     typer.echo(f"Forgotten: {device_id}")
 
 
+@devices_app.command("rotate")
+def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Give a device new credentials: the old ones end at once; it gets the new ones when it is restarted."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
+    typer.echo(f"New credentials: {device_id}. Restart the device")
+
+
 # -- one provider alone ------------------------------------------------------------------------------------------------
 @try_app.command("asr")
 def try_asr(file: Path, *, config: Config = None, sets: Sets = None, traceback: Traceback = False) -> None:

@@ -161,16 +161,22 @@ class Registry:
         log.info("message of an unknown session", device=device.identity.device_id)
         self._send(device, Goodbye(session_id=message.session_id))
 
+    def revoke(self, device_id: str) -> None:
+        """The device's credentials are valid no longer: its session ends at once, and its connection is closed."""
+        device = self._devices.get(device_id)
+        if device is not None and device.session is not None:
+            self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
+            device.session.end("its credentials were withdrawn", goodbye=False)
+            device.session.channel.close()
+        if self._link is not None:
+            self._link.disconnect(device_id)
+
     def forget(self, device_id: str) -> None:
-        """The device is known no longer: its session ends, and nothing is remembered of it."""
+        """The device is known no longer, after :meth:`revoke`: nothing is remembered of it."""
         device = self._devices.pop(device_id, None)
-        if device is None:
-            return
-        if device.grace is not None:
+        if device is not None and device.grace is not None:
             device.grace.cancel()
             device.grace = None
-        if device.session is not None:
-            device.session.end("the device was forgotten", goodbye=True)
 
     # -- hello -------------------------------------------------------------------------------------------------------------
     def _hello(self, device: Device, hello: Hello) -> None:
