@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import signal
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from bridge.address import AdvertisedHost
 from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
+from bridge.certificate import ServerCertificate
 from bridge.errors import OperatorError
 from bridge.limits import Gate
 from bridge.observe import Metrics
@@ -48,7 +48,7 @@ from providers.factory import build_asr, build_intents, build_llm, build_tts, bu
 from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.load import Loaded
-from settings.model import SettingsTree
+from settings.model import Mqtt, SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
@@ -57,6 +57,8 @@ log = structlog.get_logger(__name__)
 PORTS_TRIED = 50
 FAREWELL_S = 0.3
 CODEC_THREADS = 2
+STOCK_TLS_PORT = 8883
+"""The only port on which devices use TLS."""
 
 
 def run(loaded: Loaded) -> int:
@@ -98,6 +100,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     settings = loaded.tree
     require_library()
     timezone = _timezone(settings)
+    certificate = _certificate(settings.mqtt)
     _make_directory(settings.data_dir)
     store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
     if providers is None:
@@ -140,19 +143,15 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         )
         front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry, gate=gate)
         registry.attach(front)
-        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
         stack.push_async_callback(front.aclose)
-        tls_port = await _start_tls(loaded, front)
+        ports = await _start_front(loaded, front, certificate, tasks)
         token = admin_token(settings)
         is_ready = [False]
-        endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(
-                mqtt_host=host.current, mqtt_port=endpoint_port, http_base=f"http://{host.current}:{http_ports[0]}"
-            ),
+            endpoints=lambda: Endpoints(mqtt_host=host.current, mqtt_port=ports.told, http_base=f"http://{host.current}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
@@ -165,7 +164,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
                 is_exempt=gate.is_exempt,
             ),
         )
-        devices.on_revoked = front.disconnect
+        devices.on_revoked = registry.revoke
         devices.on_forgotten = registry.forget
         _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state, "limits": gate})
         http = HttpServer(tasks)
@@ -184,8 +183,8 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             host=host.current,
             found_by_itself=settings.advertise.host is None,
             http_port=http_port,
-            mqtt_port=mqtt_port,
-            mqtt_tls_port=tls_port,
+            mqtt_port=ports.plain,
+            mqtt_tls_port=ports.tls,
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
@@ -274,18 +273,46 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
-async def _start_tls(loaded: Loaded, front: Front) -> int | None:
-    tls = loaded.tree.mqtt.tls
+@dataclass(frozen=True, slots=True)
+class _MqttPorts:
+    """Where the front listens; ``told``: the port in OTA answers."""
+
+    plain: int | None
+    tls: int | None
+    told: int
+
+
+async def _start_front(loaded: Loaded, front: Front, certificate: ServerCertificate | None, tasks: asyncio.TaskGroup) -> _MqttPorts:
+    """Listen, plain and with TLS as the settings say. Raises OperatorError."""
+    mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
+    plain = tls = None
+    if mqtt.plain:
+        plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
+    if certificate is not None:
+        context = certificate.context
+        tls = await _bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: front.start(host=mqtt.host, port=port, ssl=context))
+        tasks.create_task(certificate.watch(), name="certificate watch")
+    told = advertised or plain or tls or 0
+    if (tls if told == STOCK_TLS_PORT else plain) is None:
+        log.warning(
+            "stock devices use TLS on port 8883 and on no other: with this port they cannot connect",
+            told_port=told,
+            tls_port=tls,
+            fix="advertise.mqtt_port: 8883 for TLS, any other port for plain MQTT",
+        )
+    return _MqttPorts(plain, tls, told)
+
+
+def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
+    """The certificate of the settings. Raises OperatorError."""
+    tls = mqtt.tls
+    if tls.certificate is None and tls.private_key is None and not mqtt.plain:
+        raise OperatorError("mqtt.plain is false, but there is no TLS: set mqtt.tls.certificate and mqtt.tls.private_key.")
     if tls.certificate is None and tls.private_key is None:
         return None
     if tls.certificate is None or tls.private_key is None:
         raise OperatorError("mqtt.tls needs both certificate and private_key.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
-    return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+    return ServerCertificate(tls.certificate, tls.private_key)
 
 
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from bridge.certificate import CertificateFacts
 from bridge.doctor.findings import Finding, failure, ok, warning
 
 CLOCK_TOLERANCE_S = 2.0
@@ -29,15 +30,6 @@ class AddressFacts:
     own: tuple[str, ...]
     was_set: bool
     in_container: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CertificateFacts:
-    """Of the first certificate in the file. ``names`` are its DNS names and IP addresses."""
-
-    not_before: datetime
-    not_after: datetime
-    names: tuple[str, ...]
 
 
 def judge_address(facts: AddressFacts) -> Finding:

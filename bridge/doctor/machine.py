@@ -15,13 +15,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from bridge.address import lan_address
+from bridge.certificate import read_certificate
 from bridge.doctor.findings import Finding, failure, ok, warning
 from bridge.doctor.judgement import (
     AddressFacts,
-    CertificateFacts,
     judge_address,
     judge_certificate,
     judge_disk,
@@ -113,17 +111,6 @@ def check_certificate(certificate: Path, private_key: Path | None, *, host: str)
     except (OSError, ssl.SSLError, ValueError) as error:
         return failure(check, f"{certificate} with {private_key}: {error}", "Name a PEM chain and the key that belongs to it.")
     return judge_certificate(facts, host=host, now=datetime.now(UTC))
-
-
-def read_certificate(path: Path) -> CertificateFacts:
-    """Dates and names of the first certificate in a PEM file. Raises OSError or ValueError."""
-    certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return CertificateFacts(certificate.not_valid_before_utc, certificate.not_valid_after_utc, ())
-    listed = (*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress)))
-    return CertificateFacts(certificate.not_valid_before_utc, certificate.not_valid_after_utc, listed)
 
 
 def check_ports(tree: SettingsTree) -> list[Finding]:

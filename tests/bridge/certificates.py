@@ -19,7 +19,7 @@ def write_certificate(
     """A self-signed certificate and its key as ``stem.pem`` and ``stem.key``. Names that are IP addresses become such."""
     now = datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {serial}")])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bridge.certificate import CertificateFacts
 from bridge.doctor.findings import Level, exit_code, failure, left_out, ok, summary, warning
 from bridge.doctor.judgement import (
     AddressFacts,
-    CertificateFacts,
     judge_address,
     judge_certificate,
     judge_clock,
