@@ -1,4 +1,4 @@
-"""How long the fuzzers search: some seconds by default, ``XZ_FUZZ_EXAMPLES=100000`` for a night."""
+"""How long the fuzzers search: some seconds by default, ``FUZZ_EXAMPLES=100000`` for a night."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-EXAMPLES = int(os.environ.get("XZ_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 
 
 def effort(share: float = 1.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,24 +23,29 @@ FOREIGN = ("127.0.0.1", 40666)
 OPUS = Encoder(60).encode(tone(0.06))
 HEADER = struct.Struct(">BBHIII")
 
-datagrams = st.one_of(
-    st.binary(max_size=120),
-    st.builds(  # well-formed headers with the right or a wrong ssrc, and noise for a payload
-        lambda known, flags, timestamp, sequence, payload: (known, flags, timestamp, sequence, payload),
-        st.booleans(),
-        st.sampled_from((0, 0, 0, 0x80, 1)),
-        st.integers(0, 2**32 - 1),
-        st.one_of(st.integers(0, 2**32 - 1), st.integers(1, 400), st.just(0xFFFFFFF0)),
-        st.binary(max_size=100),
-    ),
+
+@dataclass(frozen=True)
+class Forgery:
+    """A well-formed header with the right or a wrong ssrc, and noise for a payload."""
+
+    known: bool
+    flags: int
+    timestamp: int
+    sequence: int
+    payload: bytes
+
+    def datagram(self, ssrc: int) -> bytes:
+        return HEADER.pack(1, self.flags, len(self.payload), ssrc if self.known else ssrc ^ 1, self.timestamp, self.sequence) + self.payload
+
+
+forgeries_or_noise = st.binary(max_size=120) | st.builds(
+    Forgery,
+    known=st.booleans(),
+    flags=st.sampled_from((0, 0, 0, 0x80, 1)),
+    timestamp=st.integers(0, 2**32 - 1),
+    sequence=st.integers(0, 2**32 - 1) | st.integers(1, 400) | st.just(0xFFFFFFF0),
+    payload=st.binary(max_size=100),
 )
-
-
-def _bytes(item: object, ssrc: int) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    known, flags, timestamp, sequence, payload = item  # type: ignore[misc]  # the strategy's tuple
-    return HEADER.pack(1, flags, len(payload), ssrc if known else ssrc ^ 1, timestamp, sequence) + payload
 
 
 async def _channel(server: AudioServer) -> tuple[AudioChannel, Uplink]:
@@ -49,8 +55,8 @@ async def _channel(server: AudioServer) -> tuple[AudioChannel, Uplink]:
 
 
 @effort()
-@given(st.lists(st.tuples(datagrams, st.booleans()), max_size=60))
-def test_forgeries_beside_a_stream(forgeries: list[tuple[object, bool]]) -> None:
+@given(st.lists(st.tuples(forgeries_or_noise, st.booleans()), max_size=60))
+def test_forgeries_beside_a_stream(forgeries: list[tuple[bytes | Forgery, bool]]) -> None:
     async def scenario() -> None:
         server = AudioServer()
         channel, uplink = await _channel(server)
@@ -58,7 +64,8 @@ def test_forgeries_beside_a_stream(forgeries: list[tuple[object, bool]]) -> None
             server.datagram_received(uplink.seal(OPUS), HONEST)
         assert channel.peer == HONEST
         for item, from_honest_address in forgeries:
-            server.datagram_received(_bytes(item, channel.ssrc), HONEST if from_honest_address else FOREIGN)
+            data = item if isinstance(item, bytes) else item.datagram(channel.ssrc)
+            server.datagram_received(data, HONEST if from_honest_address else FOREIGN)
             server.datagram_received(uplink.seal(OPUS), HONEST)
             await asyncio.sleep(0.06)
         assert channel.peer == HONEST
