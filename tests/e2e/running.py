@@ -64,7 +64,7 @@ class Server:
     async def settled(self, name: str, value: float, *, timeout_s: float = STEADY_S) -> None:
         """Wait until a metric has this value. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
-            while (await self.metrics()).get(name) != value:  # noqa: ASYNC110 - the server is asked from outside
+            while (await self.metrics()).get(name) != value:
                 await asyncio.sleep(0.02)
 
     def device(self, number: int = 1, **options: Any) -> Device:
@@ -76,7 +76,7 @@ class Server:
 async def until(condition: Callable[[], object], *, timeout_s: float = STEADY_S) -> None:
     """Wait until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():
             await asyncio.sleep(0.01)
 
 
