@@ -15,8 +15,8 @@ SHUTDOWN_S = 5
 MAX_CONNECTIONS = 4096
 
 
-class ListenError(Exception):
-    """The address cannot be listened on. The sentence says what to do."""
+class ListenError(OSError):
+    """The address cannot be listened on. ``errno`` is the system's, ``strerror`` a sentence that says what to do."""
 
 
 class _Server(uvicorn.Server):
@@ -87,7 +87,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise ListenError(_sentence(host, port, error)) from error
+        raise ListenError(error.errno, _sentence(host, port, error)) from error
 
 
 def _sentence(host: str, port: int, error: OSError) -> str:
