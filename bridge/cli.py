@@ -201,7 +201,9 @@ def demo(
     """Start a server on free ports, let a simulated device ask a question aloud, and check the spoken answer."""
     from bridge.demo import run
 
-    raise typer.Exit(run(config, sets or [], load_settings(config, sets), question=question, keep=keep))
+    loaded = load_settings(config, sets)
+    quiet_logs(loaded)
+    raise typer.Exit(run(config, sets or [], loaded, question=question, keep=keep))
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------

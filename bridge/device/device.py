@@ -9,7 +9,7 @@ from typing import Final
 from bridge.device.dialogue import Event, Mode, State
 from bridge.device.errors import DeviceError, NoAnswerError, NoAudioError
 from bridge.device.events import Event as Heard
-from bridge.device.events import Predicate, is_message
+from bridge.device.events import Message, Predicate, is_message
 from bridge.device.firmware import Firmware
 from bridge.device.microphone import Said
 from bridge.device.speech import Speech, Utterance, load_speech
@@ -79,6 +79,17 @@ class Device(Firmware):
     async def goodbye(self) -> None:
         """Hang up: the socket closes first, then the goodbye goes out."""
         await self._in_main(self._hang_up)
+
+    async def send(self, message: Message | str) -> None:
+        """Send any message or text, also what no firmware would: for hostile tests. Raises :class:`MqttError` when not connected."""
+
+        async def publish() -> None:
+            if isinstance(message, str):
+                self._publish_text(message)
+            else:
+                self._publish(message)
+
+        await self._in_main(publish)
 
     async def say(self, utterance: Utterance) -> Said:
         """Speak as soon as the microphone is on; returns after the last word. Wait with a time-out where it may stay off."""
