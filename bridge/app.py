@@ -24,6 +24,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 
 from bridge.address import lan_address
+from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
@@ -133,6 +134,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
         stack.push_async_callback(front.aclose)
         tls_port = await _start_tls(loaded, front)
+        token = admin_token(settings)
         is_ready = [False]
         endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
@@ -142,9 +144,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
-            options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=settings.admin.token.get_secret_value()
-            ),
+            options=OtaOptions(keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token),
         )
         devices.on_revoked = front.disconnect
         _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
@@ -153,6 +153,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
         )
         stack.push_async_callback(http.aclose)
+        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")

@@ -118,7 +118,10 @@ class Log(Branch):
 
 
 class Admin(Branch):
-    token: SecretStr = Field(SecretStr(""), description="bearer token of the admin API; empty: the API is off")
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="bearer token of the admin API; empty: a random one, left in admin.json of data_dir for commands on this machine",
+    )
 
 
 class SettingsTree(Branch):

@@ -49,7 +49,7 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         options=OtaOptions(admin_token=TOKEN),
     )
     await store.enrol(MAC, CLIENT_ID, DeviceFacts(board="bread\x1b[31m", firmware="2.0.0"))
-    code = activations.offer((MAC, CLIENT_ID), now=asyncio.get_running_loop().time()).code
+    code = activations.offer((MAC, CLIENT_ID), source="127.0.0.1", now=asyncio.get_running_loop().time()).code
     async with asyncio.TaskGroup() as group:
         server = HttpServer(group)
         port = await server.start(app, "127.0.0.1", 0)
@@ -64,7 +64,8 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert await asyncio.to_thread(fleet.devices) == []
         assert "no such device" in await refusal(lambda: fleet.forget(MAC))
         assert "another admin.token" in await refusal(Fleet(tree(port, "wrong")).devices)
-        assert "admin API is off" in await refusal(Fleet(tree(port, "")).devices)
+        nobody = tree(port, "").model_copy(update={"data_dir": tmp_path / "elsewhere"})
+        assert "No server has run" in await refusal(Fleet(nobody).devices)
         await server.aclose()
     await store.aclose()
     assert "No server answers" in await refusal(fleet.devices)
