@@ -66,7 +66,11 @@ class Udp(Branch):
 class Advertise(Branch):
     """What devices are told to connect to."""
 
-    host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
+    host: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$",
+        description="name or IPv4 address, without a scheme or port; the LAN address is found by itself when empty",
+    )
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
 
