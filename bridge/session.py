@@ -24,6 +24,7 @@ from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
+from bridge.transport import AudioLink
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
@@ -32,7 +33,6 @@ from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
 from settings.model import SettingsTree
 from udp_audio.errors import ChannelClosed
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Session:
         *,
         session_id: str,
         device_id: str,
-        channel: AudioChannel,
+        channel: AudioLink,
         uplink_frame_ms: int,
         server_aec: bool,
         toolbox: ToolBox,
