@@ -27,6 +27,7 @@ PARTS = {
     "mqtt": "bench.mqtt_front",
     "opus": "bench.opus_codec",
     "vad": "bench.vad",
+    "ear": "bench.ear",
     "turn": "bench.turns",
     "models": "bench.real_models",
 }
