@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.report import percentile
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, encode_speech
+from bridge.device.codec import Pcm
 from bridge.device.datagram import Received
 from bridge.device.speech import read_wav
 from bridge.device.turn_record import TurnRecord
@@ -176,10 +179,12 @@ def _options(plan: Plan, number: int) -> DeviceOptions:
 
 
 def with_silence(recording: Path) -> Speech:
-    """The packets of a WAV file and of the silence after it, as one microphone sends them."""
-    import numpy as np
+    """The packets of a WAV file and of the silence after it."""
+    return silence_after(read_wav(recording))
 
-    samples = read_wav(recording)
+
+def silence_after(samples: Pcm) -> Speech:
+    """The packets of these samples (16 kHz) and of the silence after them, as one microphone sends them."""
     return encode_speech(np.concatenate((samples, np.zeros(round(16000 * TRAILING_SILENCE_S), np.int16))))
 
 

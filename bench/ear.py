@@ -7,6 +7,7 @@ detector cannot skip windows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +67,8 @@ async def _hear(vad: Silero, packets: list[bytes], count: int) -> None:
     channel = cast("AudioChannel", Uplink(packets, count))
     ear = Ear(channel, vad.open(), options=SileroVad(), frame_ms=60, max_utterance_s=30, listener=Nobody())
     ear.open(Mode.REALTIME)
-    try:
+    with contextlib.suppress(ChannelClosed):
         await ear.run()
-    except ChannelClosed:
-        pass
 
 
 async def cpu_us(ears: int, packets_each: int) -> tuple[float, float]:
