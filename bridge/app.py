@@ -24,17 +24,24 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 
 from bridge.address import lan_address
+from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.banner import Facts, banner
+from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
+from bridge.websocket.endpoint import PATH as WEBSOCKET_PATH
+from bridge.websocket.endpoint import WebSocketEndpoint
+from bridge.websocket.framing import MAX_MESSAGE_BYTES
 from mqtt_control.front import Front
+from mqtt_control.link import Link
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
@@ -93,6 +100,8 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
     """
     settings = loaded.tree
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
     require_library()
     timezone = _timezone(settings)
     _make_directory(settings.data_dir)
@@ -128,31 +137,56 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         host = settings.advertise.host or lan_address() or "127.0.0.1"
         audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
         registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
-        registry.attach(front)
-        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
-        stack.push_async_callback(front.aclose)
-        tls_port = await _start_tls(loaded, front)
+        control = build_control(settings, devices=devices, listener=registry)
+        registry.attach(control.links)
+        mqtt_port, tls_port = await _start_front(loaded, control.front, stack)
+        if control.broker is not None:
+            start_broker(control.broker, tasks)
+            stack.push_async_callback(control.broker.aclose)
+        websocket = WebSocketEndpoint(
+            authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
+        )
+        token = admin_token(settings)
         is_ready = [False]
-        endpoint_port = settings.advertise.mqtt_port or mqtt_port
+        # without a front the port is never handed out: the broker's takes its place
+        endpoint_port = settings.advertise.mqtt_port or mqtt_port or settings.broker.port
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
+            endpoints=lambda: _endpoints(settings, host=host, mqtt_port=endpoint_port, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=settings.admin.token.get_secret_value()
+                keepalive_s=settings.mqtt.keepalive_s,
+                timezone=timezone,
+                admin_token=token,
+                broker=hand_off(settings, host=host),
+                websocket_version=settings.websocket.version,
             ),
+            extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = front.disconnect
-        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
+        devices.on_revoked = partial(_close_connections, control.links, websocket)
+        parts = {
+            "mqtt": control.front,
+            "broker": control.broker,
+            "udp": audio,
+            "websocket": websocket,
+            "devices": devices,
+            "ota": app.state,
+        }
+        _publish_stats(metrics, registry, {name: part for name, part in parts.items() if part is not None})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
-            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+            loaded,
+            "http.port",
+            settings.http.port,
+            lambda port: http.start(
+                app, settings.http.host, port, max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0
+            ),
         )
         stack.push_async_callback(http.aclose)
+        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
@@ -164,6 +198,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             http_port=http_port,
             mqtt_port=mqtt_port,
             mqtt_tls_port=tls_port,
+            broker=f"{settings.broker.host}:{settings.broker.port}" if control.broker else "",
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
@@ -252,6 +287,16 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
+async def _start_front(loaded: Loaded, front: Front | None, stack: contextlib.AsyncExitStack) -> tuple[int | None, int | None]:
+    """The ports of the front, without and with TLS; None for what is off. The front closes with ``stack``."""
+    if front is None:
+        return None, None
+    mqtt = loaded.tree.mqtt
+    port = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
+    stack.push_async_callback(front.aclose)
+    return port, await _start_tls(loaded, front)
+
+
 async def _start_tls(loaded: Loaded, front: Front) -> int | None:
     tls = loaded.tree.mqtt.tls
     if tls.certificate is None and tls.private_key is None:
@@ -264,6 +309,25 @@ async def _start_tls(loaded: Loaded, front: Front) -> int | None:
     except (OSError, ssl.SSLError) as error:
         raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
     return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+
+
+def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: int) -> Endpoints:
+    """What devices are told to connect to."""
+    transport = settings.advertise.transport
+    url = settings.advertise.websocket_url or f"ws://{host}:{http_port}{WEBSOCKET_PATH}"
+    return Endpoints(
+        mqtt_host=host,
+        mqtt_port=mqtt_port,
+        http_base=f"http://{host}:{http_port}",
+        offers_mqtt=transport != "websocket",
+        websocket_url=url if settings.websocket.enabled and transport != "mqtt" else "",
+    )
+
+
+def _close_connections(links: Link, websocket: WebSocketEndpoint, device_id: str) -> None:
+    """The device's credentials are no longer valid."""
+    links.disconnect(device_id)
+    websocket.disconnect(device_id)
 
 
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ class Facts:
     host: str
     found_by_itself: bool
     http_port: int
-    mqtt_port: int
+    mqtt_port: int | None
     mqtt_tls_port: int | None
     udp_port: int
     enrolment: str
@@ -23,6 +23,7 @@ class Facts:
     llm: str
     tts: str
     data_dir: Path
+    broker: str = ""
 
     @property
     def ota_url(self) -> str:
@@ -35,6 +36,7 @@ class Facts:
             "ota_url": self.ota_url,
             "http_port": self.http_port,
             "mqtt_port": self.mqtt_port,
+            "broker": self.broker,
             "udp_port": self.udp_port,
             "enrolment": self.enrolment,
             "asr": self.asr,
@@ -46,7 +48,8 @@ class Facts:
 
 def banner(facts: Facts) -> str:
     """The page for a terminal, without colour."""
-    tls = f", TLS on {facts.mqtt_tls_port}" if facts.mqtt_tls_port else ""
+    front = f"{facts.mqtt_port}{f', TLS on {facts.mqtt_tls_port}' if facts.mqtt_tls_port else ''}" if facts.mqtt_port else ""
+    mqtt = " and ".join(filter(None, (front, f"your broker at {facts.broker}" if facts.broker else "")))
     how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
     if facts.host.startswith("127."):
         how = "only this machine can reach it: set advertise.host to the address that devices see"
@@ -55,7 +58,7 @@ def banner(facts: Facts) -> str:
 
   OTA address for devices   {facts.ota_url}
                             ({how})
-  MQTT                      {facts.mqtt_port}{tls}
+  MQTT                      {mqtt}
   UDP audio                 {facts.udp_port}
   new devices               {facts.enrolment}
   hears with                {facts.vad}, {facts.asr}

@@ -16,16 +16,18 @@ import structlog
 
 from bridge.dialogue import Mode
 from bridge.endpointing import Endpointer, Mark
+from bridge.transport import AudioLink
 from providers.base import Pcm, PcmFrame, VadStream
 from settings.providers import VadConfig
 from udp_audio.channel import UplinkFrame
 from udp_audio.errors import OpusError
 from udp_audio.opus import OpusDecoder, is_dtx
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
 SAMPLE_RATE_HZ = 16000
+OVERTAKING_S = 0.5
+"""Audio may come this long before the `listen start` that it belongs to; what is older belongs to nothing."""
 STRAGGLERS_S = 0.1
 """After `listen stop`, the wait for datagrams that the control message has overtaken."""
 SILENT_LINK_S = 0.3
@@ -85,7 +87,7 @@ class Ear:
     """Run :meth:`run` as a task of the session; the other methods are called from the same loop."""
 
     def __init__(
-        self, channel: AudioChannel, vad: VadStream, *, options: VadConfig, frame_ms: int, max_utterance_s: float, listener: EarListener
+        self, channel: AudioLink, vad: VadStream, *, options: VadConfig, frame_ms: int, max_utterance_s: float, listener: EarListener
     ) -> None:
         self._channel = channel
         self._vad = vad
@@ -95,8 +97,9 @@ class Ear:
         self._listener = listener
         self._decoder = OpusDecoder(sample_rate_hz=SAMPLE_RATE_HZ)
         self._endpointer = Endpointer(options, window_ms=vad.window_samples * 1000 / SAMPLE_RATE_HZ)
-        self._waiting: deque[UplinkFrame] = deque(maxlen=max(1, 500 // frame_ms))
-        self._pre_roll: deque[Pcm] = deque(maxlen=max(1, -(-options.pre_roll_ms // frame_ms)))
+        self._waiting: deque[UplinkFrame] = deque(maxlen=max(1, int(OVERTAKING_S * 1000) // frame_ms))
+        # The voice that proves that there is speech comes on top of what lies before it.
+        self._pre_roll: deque[Pcm] = deque(maxlen=max(1, -(-(options.pre_roll_ms + options.min_speech_ms) // frame_ms)))
         self._mode: Mode | None = None
         self._finishing = False
         self._generation = 0
@@ -111,6 +114,9 @@ class Ear:
         if keep_speech and self._endpointer.in_speech:
             return
         self._begin()
+        since = asyncio.get_running_loop().time() - OVERTAKING_S
+        while self._waiting and self._waiting[0].received_at < since:
+            self._waiting.popleft()
 
     def close(self) -> None:
         """Stop collecting; what was collected is dropped."""

@@ -24,10 +24,14 @@ _OS_ADVICE = MappingProxyType(
     }
 )
 
+_OURS = frozenset({"bridge", "iot", "mqtt_control", "ota", "providers", "settings", "udp_audio"})
+
 # Known by name, so that this module imports none of the packages that define them.
 _ADVICE_BY_NAME = MappingProxyType(
     {
         "SettingsError": "",
+        "StoreError": "",
+        "ListenError": "",
         "ModelMissing": "",
         "ProviderRejected": "check the key, the model name and the quota in the provider's settings (docs/settings.md)",
         "ProviderTimeout": "try again, or raise timeout_s in the provider's settings",
@@ -58,7 +62,7 @@ def explain(error: BaseException) -> OperatorError | None:
     if isinstance(error, BaseExceptionGroup):
         return explain(error.exceptions[0]) if len(error.exceptions) == 1 else None
     for kind in type(error).__mro__:
-        if kind.__name__ in _ADVICE_BY_NAME and kind.__module__.partition(".")[0] in {"settings", "providers", "udp_audio", "bridge"}:
+        if kind.__name__ in _ADVICE_BY_NAME and kind.__module__.partition(".")[0] in _OURS:
             return OperatorError(str(error), advice=_ADVICE_BY_NAME[kind.__name__])
     if isinstance(error, OSError) and (advice := _OS_ADVICE.get(error.errno or 0)):
         return OperatorError(f"{error.filename}: {error.strerror}" if error.filename else str(error), advice=advice)

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
+from bridge.admin import local_url, read_access
 from bridge.errors import OperatorError
 from settings.model import SettingsTree
 
-_WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - compared with, not listened on
 _TIMEOUT_S = 10.0
 
 
@@ -33,9 +33,10 @@ class Fleet:
     """The admin API of the server at ``url``. Every method raises OperatorError when it cannot be done."""
 
     def __init__(self, tree: SettingsTree, *, url: str | None = None) -> None:
-        host = "127.0.0.1" if tree.http.host in _WILDCARDS else tree.http.host
-        self._url = (url or f"http://{f'[{host}]' if ':' in host else host}:{tree.http.port}").rstrip("/")
-        self._token = tree.admin.token.get_secret_value()
+        self._data_dir = tree.data_dir
+        left = read_access(tree.data_dir)
+        self._url = (url or (left.url if left else local_url(tree.http.host, tree.http.port))).rstrip("/")
+        self._token = tree.admin.token.get_secret_value() or (left.token if left else "")
 
     def devices(self) -> list[KnownDevice]:
         """All devices, those that wait for a person last."""
@@ -53,7 +54,8 @@ class Fleet:
     def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
         if not self._token:
             raise OperatorError(
-                "The admin API is off", advice="Put XZ_ADMIN__TOKEN=<a long random text> into .env, restart the server, and try again"
+                f"No server has run with the data directory {self._data_dir}",
+                advice="Start it, or name its data directory (--set data_dir=...); for a server elsewhere set admin.token to its token",
             )
         try:
             answer = httpx.request(

@@ -17,6 +17,8 @@ class Phrases:
     cannot_speak: str
     """Synthesis failed: shown, not spoken."""
     went_wrong: str
+    no_model: str
+    """The language model does not speak this language."""
 
 
 _PHRASES = {
@@ -26,6 +28,7 @@ _PHRASES = {
         cannot_think="Sorry, I cannot reach my language model right now.",
         cannot_speak="My voice is not working right now.",
         went_wrong="Sorry, something went wrong.",
+        no_model="I have no language model for this language yet. I can tell the time, set timers, change the volume and do sums.",
     ),
     "zh": Phrases(
         one_moment="请稍等。",
@@ -33,6 +36,7 @@ _PHRASES = {
         cannot_think="抱歉，我暂时连接不上语言模型。",
         cannot_speak="语音合成暂时不可用。",
         went_wrong="抱歉，出了点问题。",
+        no_model="我还没有接入会说中文的语言模型。我可以报时间、设定时器、调音量和做算术。",
     ),
 }
 

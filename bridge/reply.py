@@ -67,8 +67,9 @@ class ModelReply:
     tool_messages: list[Message] = field(default_factory=list)
     """The assistant and tool messages of the rounds so far, for the history."""
     end_session: bool = False
+    done: bool = False
+    """The tools have said, or left unsaid, all there is to say."""
     _spoke: bool = False
-    _done: bool = False
 
     async def sentences(self, history: Sequence[Message]) -> AsyncGenerator[Sentence, None]:
         """The sentences of the answer, as early as they are whole. Raises ProviderError."""
@@ -99,7 +100,7 @@ class ModelReply:
             async with aclosing(self._answers(calls)) as spoken:
                 async for sentence in spoken:
                     yield sentence
-            if self._done:
+            if self.done:
                 return
 
     def _spoken(self, raw: Sequence[str]) -> list[Sentence]:
@@ -109,7 +110,7 @@ class ModelReply:
 
     async def _answers(self, calls: Sequence[ToolCall]) -> AsyncGenerator[Sentence, None]:
         """Run the calls side by side; their results become tool messages, those to be spoken are yielded."""
-        running = [self.run_tool(self.toolbox.call(call.name, call.arguments)) for call in calls]
+        running = [self.run_tool(self._run(call)) for call in calls]
         _, pending = await asyncio.wait(running, timeout=FILLER_AFTER_S)
         if pending and not self._spoke:
             self._spoke = True
@@ -119,9 +120,14 @@ class ModelReply:
         results = [task.result() for task in running]
         for call, result in zip(calls, results, strict=True):
             self.tool_messages.append(Message("tool", result.text, tool_call_id=call.id))
-        self._done = all(result.next != "ask_model" for result in results)
+        self.done = all(result.next != "ask_model" for result in results)
         self.end_session = any(result.next == "end" for result in results)
         for result in results:
             if result.next in {"speak", "end"} and (sentence := sentence_of(result.text)):
                 self._spoke = True
                 yield sentence
+
+    async def _run(self, call: ToolCall) -> ToolResult:
+        if call.malformed:
+            return ToolResult(call.malformed, is_error=True)
+        return await self.toolbox.call(call.name, call.arguments)

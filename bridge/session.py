@@ -24,15 +24,15 @@ from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
+from bridge.transport import AudioLink
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
-from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStop
+from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
 from settings.model import SettingsTree
 from udp_audio.errors import ChannelClosed
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Session:
         *,
         session_id: str,
         device_id: str,
-        channel: AudioChannel,
+        channel: AudioLink,
         uplink_frame_ms: int,
         server_aec: bool,
         toolbox: ToolBox,
@@ -97,7 +97,8 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
-        self._send = send
+        self._deliver = send
+        self._start_missed = False
         self._prepare = prepare
         self._server_aec = server_aec
         self._ear = Ear(
@@ -116,6 +117,7 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
+        self._greeting = ""
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
@@ -161,6 +163,23 @@ class Session:
     def ended(self) -> bool:
         return self._ended.is_set()
 
+    def resume(self) -> None:
+        """The control connection is back.
+
+        A device that missed the end of an answer would stay in `speaking`: it is told again (who is not speaking ignores it).
+        One that missed the beginning still listens while we wait for its next `listen start`: it is hung up.
+        """
+        if self._start_missed:
+            self.end("an answer was missed while the control connection was away", goodbye=True)
+        elif self.state is not State.SPEAKING:
+            self._send(TtsStop(session_id=self.session_id))
+
+    def _send(self, message: Outbound) -> bool:
+        delivered = self._deliver(message)
+        if isinstance(message, TtsStart) and not delivered:
+            self._start_missed = True
+        return delivered
+
     async def _listen(self) -> None:
         try:
             await self._ear.run()
@@ -190,6 +209,7 @@ class Session:
             case Listen(state="start", mode=mode):
                 self.mode = Mode(mode)
                 self._event(Event.LISTEN_START)
+                self._greet()
             case Listen(state="stop"):
                 self._event(Event.LISTEN_STOP)
             case Listen(state="detect", text=text):
@@ -206,7 +226,11 @@ class Session:
         """The wake word has been spoken: its own audio is not a request."""
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        greeting = self._settings.session.greeting
+        self._greeting = self._settings.session.greeting
+
+    def _greet(self) -> None:
+        """Only now: `listen start` follows the wake word at once, and takes the floor from whoever speaks."""
+        greeting, self._greeting = self._greeting, ""
         if greeting:
             self.announce(greeting)
 

@@ -217,6 +217,10 @@ class Turn:
                 yield Sentence(reply.text, reply.emotion)
             return
         self._start_speech()
+        spoken = self.engines.llm.languages
+        if spoken is not None and self.language.partition("-")[0] not in spoken:
+            yield Sentence(phrases(self.language).no_model)
+            return
         async with aclosing(self._model_answer()) as sentences:
             async for sentence in sentences:
                 yield sentence
@@ -261,7 +265,7 @@ class Turn:
             self._failed("llm", error)
             said = True
             yield self._apology("cannot_think")
-        if not said:
+        if not said and not reply.done:
             log.warning("the language model said nothing")
             yield self._apology("went_wrong")
         self.end_session = reply.end_session

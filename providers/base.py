@@ -164,6 +164,8 @@ ChatEvent: TypeAlias = TextDelta | ToolCall | Usage
 class Llm(Protocol):
     tools: bool
     """False when the model cannot call tools: none are offered to it."""
+    languages: frozenset[str] | None
+    """ISO 639-1 codes of the languages it speaks; None: whatever it is asked in."""
 
     async def warm(self, prefix: Sequence[Message] = ()) -> None:
         """Load the model or open the connection, and evaluate the prompt prefix where that helps."""

@@ -90,6 +90,7 @@ class ScriptedLlm:
     answers: Sequence[Sequence[str | ToolCall | Exception]] = (("It works. ", "Really."),)
     delay_s: float = 0.0
     tools: bool = True
+    languages: frozenset[str] | None = None
     histories: list[list[Message]] = field(default_factory=list)
     offered: list[list[ToolSpec]] = field(default_factory=list)
 

@@ -38,6 +38,8 @@ GATE_CHUNKS = 64
 """Pieces that may wait for a slow reader before generation pauses."""
 BATCH_TOKENS = 128
 """Prompt tokens evaluated at a stretch: the longest that cancellation waits for."""
+REPEAT_PENALTY = 1.1
+"""Small models go round in circles without one."""
 SILENT = -1
 
 
@@ -103,6 +105,7 @@ class LlamaCpp:
 
     def __init__(self, config: LlamaCppLlm, *, store: ModelStore) -> None:
         self.tools = config.tools
+        self.languages = frozenset({"en"}) if config.model == TOY_MODEL else None
         self.stats = LlamaCppStats()
         self._config = config
         self._store = store
@@ -203,6 +206,7 @@ class LlamaCpp:
             "messages": dump_messages(messages),
             "max_tokens": self._config.max_tokens,
             "temperature": self._config.temperature,
+            "repeat_penalty": REPEAT_PENALTY,
             "stream": True,
             "stream_options": {"include_usage": True},
             "cache_prompt": True,

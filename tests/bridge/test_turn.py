@@ -388,3 +388,30 @@ def test_an_error_of_ours_ends_the_turn_and_not_more() -> None:
     turn = played(stage)
     assert stage.output.texts("alert") == [phrases("en").went_wrong]
     assert turn.outcome == "failed"
+
+
+def test_a_model_is_not_asked_in_a_language_that_it_does_not_speak() -> None:
+    stage = Stage(llm=ScriptedLlm(languages=frozenset({"zh"})))
+    played(stage)
+    assert stage.llm.histories == []
+    assert stage.output.texts("sentence") == [phrases("en").no_model]
+
+
+def test_a_call_that_cannot_be_read_is_told_to_the_model() -> None:
+    call = ToolCall("c1", "set_volume", {}, malformed="the arguments were no JSON object")
+    stage = Stage(llm=ScriptedLlm([[call], ["Sorry, once more."]]))
+    played(stage)
+    assert stage.llm.histories[1][-1].content == "the arguments were no JSON object"
+
+
+def test_a_tool_that_wants_silence_gets_it() -> None:
+    @tool
+    async def switch_off() -> ToolResult:
+        """Switch off."""
+        return ToolResult("", next="silent")
+
+    stage = Stage(llm=ScriptedLlm([[ToolCall("c1", "switch_off", {})]]), toolbox=ToolBox(local=[switch_off]))
+    turn = played(stage)
+    assert stage.output.texts("sentence") == []
+    assert len(stage.output.times("start")) == len(stage.output.times("stop")) == 1
+    assert turn.outcome == "silent"

@@ -1,0 +1,71 @@
+"""The devices commands against the real HTTP side, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from pydantic import SecretStr
+
+from bridge.errors import OperatorError
+from bridge.fleet import Fleet
+from ota.activation import Activations
+from ota.api import OtaOptions, build_app
+from ota.devices import DeviceFacts, DeviceStore
+from ota.manifest import Endpoints
+from ota.server import HttpServer
+from settings.model import Admin, Http, SettingsTree
+
+MAC = "02:00:00:00:00:01"
+CLIENT_ID = "00000000-0000-4000-8000-000000000001"
+TOKEN = "a-long-random-text"
+
+T = TypeVar("T")
+
+
+def tree(port: int, token: str = TOKEN) -> SettingsTree:
+    return SettingsTree(http=Http(host="0.0.0.0", port=port), admin=Admin(token=SecretStr(token)))  # noqa: S104
+
+
+async def refusal(call: Callable[[], T]) -> str:
+    with pytest.raises(OperatorError) as caught:
+        await asyncio.to_thread(call)
+    return str(caught.value)
+
+
+async def test_devices_of_a_running_server(tmp_path: Path) -> None:
+    store = DeviceStore(enrolment="code")
+    await store.open(tmp_path / "devices.sqlite")
+    activations = Activations()
+    app = build_app(
+        store=store,
+        activations=activations,
+        endpoints=lambda: Endpoints("127.0.0.1", 1883, "http://127.0.0.1"),
+        ready=lambda: True,
+        metrics=lambda: b"",
+        options=OtaOptions(admin_token=TOKEN),
+    )
+    await store.enrol(MAC, CLIENT_ID, DeviceFacts(board="bread\x1b[31m", firmware="2.0.0"))
+    code = activations.offer((MAC, CLIENT_ID), source="127.0.0.1", now=asyncio.get_running_loop().time()).code
+    async with asyncio.TaskGroup() as group:
+        server = HttpServer(group)
+        port = await server.start(app, "127.0.0.1", 0)
+        fleet = Fleet(tree(port))
+        (pending,) = await asyncio.to_thread(fleet.devices)
+        assert (pending.device_id, pending.status, pending.firmware) == (MAC, "pending", "2.0.0")
+        assert pending.board.isprintable()
+        assert "code" in (await refusal(lambda: fleet.approve("000000" if code != "000000" else "111111")))
+        assert await asyncio.to_thread(fleet.approve, code) == MAC
+        assert [device.status for device in await asyncio.to_thread(fleet.devices)] == ["approved"]
+        await asyncio.to_thread(fleet.forget, MAC)
+        assert await asyncio.to_thread(fleet.devices) == []
+        assert "no such device" in await refusal(lambda: fleet.forget(MAC))
+        assert "another admin.token" in await refusal(Fleet(tree(port, "wrong")).devices)
+        nobody = tree(port, "").model_copy(update={"data_dir": tmp_path / "elsewhere"})
+        assert "No server has run" in await refusal(Fleet(nobody).devices)
+        await server.aclose()
+    await store.aclose()
+    assert "No server answers" in await refusal(fleet.devices)
