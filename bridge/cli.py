@@ -218,6 +218,26 @@ def demo(
     raise typer.Exit(run(config, sets or [], loaded, question=question, keep=keep))
 
 
+@app.command()
+def doctor(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    from_device: Annotated[
+        str | None, typer.Option("--from-device", metavar="URL", help="only what a device sees of the server at this (OTA) address")
+    ] = None,
+    as_json: AsJson = False,
+    traceback: Traceback = False,
+) -> None:
+    """Find what keeps devices from talking to the server, and how to mend it. Exit code 1 when something fails."""
+    loaded = load_settings(config, sets, {"data_dir": data_dir})
+    quiet_logs(loaded)
+    from bridge.doctor.examination import run
+
+    raise typer.Exit(run(loaded, from_device=from_device, as_json=as_json))
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 @config_app.command("show")
 def config_show(
@@ -374,6 +394,15 @@ def devices_mosquitto_passwords(
         raise OperatorError(f"The password file {out} cannot be written: {error}") from error
     state = "written; let mosquitto read it again (systemctl reload mosquitto, or SIGHUP)" if changed else "up to date"
     typer.echo(f"{out}: {len(devices)} devices, {state}")
+
+
+@devices_app.command("rotate")
+def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Give a device new credentials: the old ones end at once; it gets the new ones when it is restarted."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
+    typer.echo(f"New credentials: {device_id}. Restart the device")
 
 
 # -- one provider alone ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from mqtt_control.front import Front
 from mqtt_control.link import LinkListener
 from mqtt_control.links import Links
@@ -35,14 +36,14 @@ class Control:
     broker: Broker | None
 
 
-def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener) -> Control:
+def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate) -> Control:
     """The links of these settings, not started yet. Raises OperatorError."""
     links = Links(listener)
     front = broker = None
     mode = settings.control.mode
     if mode != "broker":
         route = links.route()
-        front = route.link = Front(settings.mqtt, authenticate=devices.authenticate, listener=route)
+        front = route.link = Front(settings.mqtt, authenticate=devices.authenticate, listener=route, gate=gate)
     if mode != "front":
         from mqtt_control.broker import Broker, BrokerTlsError
 

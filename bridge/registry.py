@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import structlog
 from msgspec import UNSET
 
+from bridge.audio_path import PathState
 from bridge.history import History
 from bridge.session import Services, Session
 from bridge.transport import AudioEndpoint, MqttUdp, Transport
@@ -61,6 +62,12 @@ class Device:
     """What carries the session."""
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
+    last_audio_path: PathState = PathState.UNKNOWN
+
+    @property
+    def audio_path(self) -> PathState:
+        """Whether its audio arrives, now or in its last session."""
+        return self.session.audio_path if self.session is not None else self.last_audio_path
 
 
 class Registry:
@@ -76,11 +83,14 @@ class Registry:
         audio: AudioServer,
         audio_endpoint: Callable[[], AudioEndpoint],
         tasks: asyncio.TaskGroup,
+        admits_hello: Callable[[str, str], bool] = lambda _device_id, _peer_ip: True,
     ) -> None:
+        """``admits_hello`` says whether a device (its id, its address) may open a session now."""
         self._services = services
         self._audio = audio
         self._audio_endpoint = audio_endpoint
         self._tasks = tasks
+        self._admits_hello = admits_hello
         self._link: Link | None = None
         self._devices: dict[str, Device] = {}
         self._closing = False
@@ -170,6 +180,23 @@ class Registry:
         log.info("message of an unknown session", device=device.identity.device_id)
         via.send(Goodbye(session_id=message.session_id))
 
+    def revoke(self, device_id: str) -> None:
+        """The device's credentials are valid no longer: its session ends at once, and its connection is closed."""
+        device = self._devices.get(device_id)
+        if device is not None and device.session is not None:
+            self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
+            device.session.end("its credentials were withdrawn", goodbye=False)
+            device.session.channel.close()
+        if self._link is not None:
+            self._link.disconnect(device_id)
+
+    def forget(self, device_id: str) -> None:
+        """The device is known no longer, after :meth:`revoke`: nothing is remembered of it."""
+        device = self._devices.pop(device_id, None)
+        if device is not None and device.grace is not None:
+            device.grace.cancel()
+            device.grace = None
+
     # -- hello -------------------------------------------------------------------------------------------------------------
     def _hello(self, device: Device, hello: Hello, via: Transport) -> None:
         """Open a session: audio is registered first, the reply goes out at once, tools are asked for afterwards."""
@@ -179,6 +206,9 @@ class Registry:
             facts = {"transport": hello.transport, "version": hello.version}
             log.warning("hello refused", device=device.identity.device_id, reason=refusal, **facts)
             return
+        if not self._admits_hello(device.identity.device_id, via.peer_ip):
+            self.hellos_refused += 1
+            return  # the device waits 10 s for the answer, which is what is wanted
         self.hellos += 1
         self._replace_session(device, via)
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
@@ -196,6 +226,7 @@ class Registry:
             services=self._services,
             send=via.send,
             prepare=device.mcp.initialize if hello.features.mcp else None,
+            audio_address=f"{opened.udp.server}:{opened.udp.port}" if opened.udp else "",
         )
         device.via, device.connected = via, True
         audio = self._services.settings.audio
@@ -249,6 +280,7 @@ class Registry:
             if _over_websocket(device):
                 device.connected = self._link is not None and self._link.connected(device.identity.device_id)
             device.session = device.via = None
+            device.last_audio_path = session.audio_path
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:
                 device.grace.cancel()
@@ -268,7 +300,9 @@ class Registry:
         return device
 
     def _send_mcp(self, device_id: str, payload: dict[str, object]) -> bool:
-        device = self._devices[device_id]
+        device = self._devices.get(device_id)
+        if device is None:
+            return False  # forgotten meanwhile
         session_id = device.session.session_id if device.session is not None else ""
         return self._send(device, McpOut(session_id=session_id, payload=payload))
 

@@ -27,6 +27,14 @@ class AudioLink(Protocol):
 
     closed: bool
 
+    @property
+    def last_received_at(self) -> float | None:
+        """Event loop time of the last believed packet."""
+
+    @property
+    def unbelieved(self) -> int:
+        """Packets that named this session and were not believed."""
+
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.
 
@@ -62,6 +70,10 @@ class Transport(Protocol):
 
     @property
     def name(self) -> TransportName: ...
+
+    @property
+    def peer_ip(self) -> str:
+        """Where its connection comes from; empty when nobody knows."""
 
     def refusal(self, hello: Hello) -> str:
         """Why no session can be opened with this hello; empty when one can."""

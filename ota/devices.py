@@ -118,6 +118,8 @@ class DeviceStore:
         self.stats = DeviceStoreStats()
         self.on_revoked: Callable[[str], None] = _ignore
         """Called with the Device-Id when its credentials stop being valid: whoever holds its connection closes it."""
+        self.on_forgotten: Callable[[str], None] = _ignore
+        """Called with the Device-Id when the device is known no longer, after :attr:`on_revoked`."""
         self._enrolment = enrolment
         self._max_devices = max_devices
         self._max_pending = max_pending
@@ -261,6 +263,7 @@ class DeviceStore:
             if self._devices.pop(device_id, None) is None:
                 return bool(waiting)
             self.on_revoked(device_id)
+            self.on_forgotten(device_id)
             await self._on_disk(lambda: self._execute("DELETE FROM devices WHERE device_id = ?", (device_id,)))
             return True
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from settings.providers import (
     AsrConfig,
@@ -47,6 +48,7 @@ class Mqtt(Branch):
 
     host: str = Field("0.0.0.0")  # noqa: S104
     port: Port = Field(1883, ge=0, le=65535, description="0: any free one")
+    plain: bool = Field(True, description="false: only TLS; then devices are told the TLS port")
     tls: MqttTls = MqttTls()
     keepalive_s: int = Field(240, ge=0, le=65535, description="what devices are told to use")
     connect_timeout_s: float = Field(10, gt=0, description="longest wait from TCP accept to a whole CONNECT")
@@ -180,6 +182,28 @@ class Log(Branch):
     tracebacks: bool = Field(False, description="true: errors come with their traceback")
 
 
+class Limits(Branch):
+    """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
+
+    connections_per_minute: int = Field(1200, ge=1, description="new MQTT connections from one address")
+    failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
+    turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
+    device_connections_per_minute: int = Field(60, ge=1, description="MQTT connections of one device")
+    device_hellos_per_minute: int = Field(60, ge=1, description="sessions that one device opens")
+    ota_requests_per_minute: int = Field(1200, ge=1, description="OTA requests from one address")
+    exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
+
+    @field_validator("exempt")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(f"{text!r} is no network such as 192.168.1.0/24 or fd00::/8") from None
+        return value
+
+
 class Admin(Branch):
     token: SecretStr = Field(
         SecretStr(""),
@@ -211,5 +235,6 @@ class SettingsTree(Branch):
     tts: TtsConfig = LocalTts()
     intent: IntentConfig = HassilIntents()
     models: Models = Models()
+    limits: Limits = Limits()
     admin: Admin = Admin()
     log: Log = Log()

@@ -31,6 +31,8 @@ class DeviceError(Exception):
 
 class OtaError(DeviceError):
     exit_code = 2
+    status_code: int | None = None
+    """What the server answered instead of 200."""
 
 
 class FirmwareCrashError(OtaError):

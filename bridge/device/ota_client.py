@@ -311,7 +311,9 @@ def _check_version_number(version: object, *, has_url: bool) -> None:
 
 def _read_answer(url: str, response: httpx.Response) -> dict[str, Any]:
     if response.status_code != 200:
-        raise OtaError(f"The OTA address {url} answered {response.status_code} where devices expect 200.")
+        error = OtaError(f"The OTA address {url} answered {response.status_code} where devices expect 200.")
+        error.status_code = response.status_code
+        raise error
     try:
         answer = response.json()
     except (ValueError, RecursionError) as error:
