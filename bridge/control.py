@@ -36,7 +36,7 @@ class Control:
     broker: Broker | None
 
 
-def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate) -> Control:
+def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate | None = None) -> Control:
     """The links of these settings, not started yet. Raises OperatorError."""
     links = Links(listener)
     front = broker = None

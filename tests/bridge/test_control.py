@@ -9,7 +9,6 @@ import pytest
 
 from bridge.control import build_control, hand_off
 from bridge.errors import OperatorError
-from bridge.limits import Gate
 from mqtt_control.link import LinkListener
 from ota.devices import DeviceStore
 from settings.load import SettingsError, load
@@ -29,7 +28,7 @@ async def test_links_of_each_mode(mode: str | None, links: tuple[bool, bool], tm
     devices = DeviceStore()
     await devices.open(tmp_path / "devices.sqlite3")
     listener: LinkListener = Recorder()
-    control = build_control(settings, devices=devices, listener=listener, gate=Gate(settings.limits, now=lambda: 0.0))
+    control = build_control(settings, devices=devices, listener=listener)
     assert (control.front is not None, control.broker is not None) == links
     assert not control.links.connected("02:00:00:00:00:0a")
     await devices.aclose()

@@ -57,7 +57,7 @@ def model(stage: Cast) -> ScriptedLlm:
 async def test_check_078_handshake(tmp_path: Path) -> None:
     async with running(tmp_path) as server, raw_device(server) as device:
         await device.hello(features={"mcp": True})
-        requests = []
+        requests: list[Any] = []
         answers: dict[str, Any] = {
             "initialize": {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "b", "version": "2"}},
             "tools/list": {"tools": []},
