@@ -38,7 +38,7 @@ async def test_check_061_065_and_075_header_of_every_packet(tmp_path: Path) -> N
         for _ in range(2):
             device.socket.datagrams.clear()
             await device.hello()
-            for hz in (400, 600, 800):
+            for hz in (400, 600):
                 assert await device.answer(device.sing(hz)) == [f"You sang {hz}."]
             packets = device.packets
             assert [packet.sequence for packet in packets] == list(range(1, len(packets) + 1))
@@ -265,14 +265,12 @@ async def test_check_073_one_in_ten_lost_and_reordered(tmp_path: Path) -> None:
     options: dict[str, Any] = {"impairment": bad, "downlink_impairment": Impairment(), "realtime": True}
     async with running(tmp_path, Cast(asr=asr), settings={"vad.silence_ms": 300}) as server, server.device(**options) as device:
         await device.boot()
-        for hz in (400, 700):
-            record = await device.converse(sung(hz, 1.2))
-            assert record.sentences == [f"You sang {hz}."]
-            assert pitch_of(record.heard_wav, rate_hz=24000) == hz
-            assert record.counters.lost_packets == 0
-        for heard in asr.utterances:
-            assert heard.duration_s > 1.2  # what was lost is concealed, not cut out
-            assert loud_s(heard) > 0.7  # and concealment fades
+        record = await device.converse(sung(700, 1.8))
+        assert record.sentences == ["You sang 700."]
+        assert pitch_of(record.heard_wav, rate_hz=24000) == 700
+        assert record.counters.lost_packets == 0
+        assert asr.utterances[0].duration_s > 1.8  # what was lost is concealed, not cut out
+        assert loud_s(asr.utterances[0]) > 1.1  # and concealment fades
 
 
 # -- keystream -------------------------------------------------------------------------------------------------------------

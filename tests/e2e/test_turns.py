@@ -89,8 +89,7 @@ async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(
     llm = EchoLlm()
     async with running(tmp_path, Cast(llm=llm)) as server, server.device(mode="realtime", realtime=True) as device:
         await device.boot()
-        for hz in (400, 700):
-            assert (await device.converse(sung(hz))).sentences == [f"You sang {hz}."]
+        assert (await device.converse(sung(400))).sentences == ["You sang 400."]
         llm.sentences = 30
         before = device.snapshot()
         await device.say(sung(500))
@@ -103,7 +102,7 @@ async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(
         answer = await device.wait_for(is_message("tts", state="start"), since=stop.index)
         await device.wait_for(is_message("tts", state="stop"), since=answer.index)
         stt = [event.message["text"] for event in device.events if event.message["type"] == "stt"]
-        assert stt == ["pitch 400", "pitch 700", "pitch 500", "pitch 900"]
+        assert stt == ["pitch 400", "pitch 500", "pitch 900"]
         assert [e.message["text"] for e in device.events.since(answer.index) if e.message.get("state") == "sentence_start"] == [
             "You sang 900."
         ]
