@@ -27,16 +27,22 @@ from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
 from bridge.certificate import ServerCertificate
+from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
 from bridge.limits import Gate
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
+from bridge.websocket.endpoint import PATH as WEBSOCKET_PATH
+from bridge.websocket.endpoint import WebSocketEndpoint
+from bridge.websocket.framing import MAX_MESSAGE_BYTES
+from mqtt_control.broker import Broker
 from mqtt_control.front import Front
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
@@ -48,7 +54,7 @@ from providers.factory import build_asr, build_intents, build_llm, build_tts, bu
 from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.load import Loaded
-from settings.model import Mqtt, SettingsTree
+from settings.model import SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
@@ -98,9 +104,9 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
     """
     settings = loaded.tree
-    require_library()
+    _check(settings)
     timezone = _timezone(settings)
-    certificate = _certificate(settings.mqtt)
+    certificate = _certificate(settings)
     _make_directory(settings.data_dir)
     store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
     if providers is None:
@@ -141,17 +147,20 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             tasks=tasks,
             admits_hello=gate.admits_hello,
         )
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry, gate=gate)
-        registry.attach(front)
-        stack.push_async_callback(front.aclose)
-        ports = await _start_front(loaded, front, certificate, tasks)
+        control = build_control(settings, devices=devices, listener=registry, gate=gate)
+        registry.attach(control.links)
+        ports = await _start_front(loaded, control.front, certificate, stack, tasks)
+        _start_broker(control.broker, tasks, stack)
+        websocket = WebSocketEndpoint(
+            authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
+        )
         token = admin_token(settings)
         is_ready = [False]
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(mqtt_host=host.current, mqtt_port=ports.told, http_base=f"http://{host.current}:{http_ports[0]}"),
+            endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             options=OtaOptions(
@@ -162,14 +171,22 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
                 requests_per_s=settings.limits.ota_requests_per_minute / 60,
                 requests_burst=settings.limits.ota_requests_per_minute,
                 is_exempt=gate.is_exempt,
+                broker=hand_off(settings, host=host.current),
+                websocket_version=settings.websocket.version,
             ),
+            extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = registry.revoke
-        devices.on_forgotten = registry.forget
-        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state, "limits": gate})
+        devices.on_revoked, devices.on_forgotten = partial(_close_connections, registry, websocket), registry.forget
+        links = {"mqtt": control.front, "broker": control.broker, "websocket": websocket, "udp": audio}
+        _publish_stats(metrics, registry, links | {"devices": devices, "ota": app.state, "limits": gate})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
-            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+            loaded,
+            "http.port",
+            settings.http.port,
+            lambda port: http.start(
+                app, settings.http.host, port, max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0
+            ),
         )
         stack.push_async_callback(http.aclose)
         write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
@@ -185,6 +202,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             http_port=http_port,
             mqtt_port=ports.plain,
             mqtt_tls_port=ports.tls,
+            broker=f"{settings.broker.host}:{settings.broker.port}" if control.broker else "",
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
@@ -273,18 +291,37 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
+def _check(settings: SettingsTree) -> None:
+    """What must be right before anything starts. Raises OperatorError for settings that contradict each other, OpusUnavailable."""
+    require_library()
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
+
+
+def _start_broker(broker: Broker | None, tasks: asyncio.TaskGroup, stack: contextlib.AsyncExitStack) -> None:
+    """Join the user's broker, if there is one; it is left with ``stack``."""
+    if broker is not None:
+        start_broker(broker, tasks)
+        stack.push_async_callback(broker.aclose)
+
+
 @dataclass(frozen=True, slots=True)
 class _MqttPorts:
-    """Where the front listens; ``told``: the port in OTA answers."""
+    """Where the front listens, None for what is off; ``told``: the port in OTA answers."""
 
     plain: int | None
     tls: int | None
     told: int
 
 
-async def _start_front(loaded: Loaded, front: Front, certificate: ServerCertificate | None, tasks: asyncio.TaskGroup) -> _MqttPorts:
-    """Listen, plain and with TLS as the settings say. Raises OperatorError."""
+async def _start_front(
+    loaded: Loaded, front: Front | None, certificate: ServerCertificate | None, stack: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup
+) -> _MqttPorts:
+    """Listen, plain and with TLS as the settings say. The front closes with ``stack``. Raises OperatorError."""
     mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
+    if front is None:
+        return _MqttPorts(None, None, advertised or loaded.tree.broker.port)  # the broker's takes its place
+    stack.push_async_callback(front.aclose)
     plain = tls = None
     if mqtt.plain:
         plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
@@ -303,10 +340,12 @@ async def _start_front(loaded: Loaded, front: Front, certificate: ServerCertific
     return _MqttPorts(plain, tls, told)
 
 
-def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
-    """The certificate of the settings. Raises OperatorError."""
-    tls = mqtt.tls
-    if tls.certificate is None and tls.private_key is None and not mqtt.plain:
+def _certificate(settings: SettingsTree) -> ServerCertificate | None:
+    """The certificate of the front, None without one. Raises OperatorError."""
+    tls = settings.mqtt.tls
+    if settings.control.mode == "broker":
+        return None
+    if tls.certificate is None and tls.private_key is None and not settings.mqtt.plain:
         raise OperatorError("mqtt.plain is false, but there is no TLS: set mqtt.tls.certificate and mqtt.tls.private_key.")
     if tls.certificate is None and tls.private_key is None:
         return None
@@ -315,9 +354,29 @@ def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
     return ServerCertificate(tls.certificate, tls.private_key)
 
 
+def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: int) -> Endpoints:
+    """What devices are told to connect to."""
+    transport = settings.advertise.transport
+    url = settings.advertise.websocket_url or f"ws://{host}:{http_port}{WEBSOCKET_PATH}"
+    return Endpoints(
+        mqtt_host=host,
+        mqtt_port=mqtt_port,
+        http_base=f"http://{host}:{http_port}",
+        offers_mqtt=transport != "websocket",
+        websocket_url=url if settings.websocket.enabled and transport != "mqtt" else "",
+    )
+
+
+def _close_connections(registry: Registry, websocket: WebSocketEndpoint, device_id: str) -> None:
+    """The device's credentials are no longer valid."""
+    registry.revoke(device_id)
+    websocket.disconnect(device_id)
+
+
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
-        metrics.stats.add(name, partial(getattr, part, "stats"))
+        if part is not None:
+            metrics.stats.add(name, partial(getattr, part, "stats"))
     metrics.stats.add(
         "bridge",
         lambda: {

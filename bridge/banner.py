@@ -15,7 +15,7 @@ class Facts:
     found_by_itself: bool
     http_port: int
     mqtt_port: int | None
-    """None: only TLS."""
+    """None: only TLS, or only a broker."""
     mqtt_tls_port: int | None
     udp_port: int
     enrolment: str
@@ -24,6 +24,7 @@ class Facts:
     llm: str
     tts: str
     data_dir: Path
+    broker: str = ""
 
     @property
     def ota_url(self) -> str:
@@ -37,6 +38,7 @@ class Facts:
             "http_port": self.http_port,
             "mqtt_port": self.mqtt_port,
             "mqtt_tls_port": self.mqtt_tls_port,
+            "broker": self.broker,
             "udp_port": self.udp_port,
             "enrolment": self.enrolment,
             "asr": self.asr,
@@ -48,9 +50,8 @@ class Facts:
 
 def banner(facts: Facts) -> str:
     """The page for a terminal, without colour."""
-    mqtt = ", ".join(
-        (*([str(facts.mqtt_port)] if facts.mqtt_port else []), *([f"TLS on {facts.mqtt_tls_port}"] if facts.mqtt_tls_port else []))
-    )
+    ports = (str(facts.mqtt_port) if facts.mqtt_port else "", f"TLS on {facts.mqtt_tls_port}" if facts.mqtt_tls_port else "")
+    mqtt = " and ".join(filter(None, (", ".join(filter(None, ports)), f"your broker at {facts.broker}" if facts.broker else "")))
     how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
     if facts.host.startswith("127."):
         how = "only this machine can reach it: set advertise.host to the address that devices see"

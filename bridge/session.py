@@ -27,15 +27,15 @@ from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
+from bridge.transport import AudioLink, UdpPath
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
-from mqtt_control.messages import Abort, Alert, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStop
+from mqtt_control.messages import Abort, Alert, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
 from settings.model import SettingsTree
 from udp_audio.errors import ChannelClosed
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Session:
         *,
         session_id: str,
         device_id: str,
-        channel: AudioChannel,
+        channel: AudioLink,
         uplink_frame_ms: int,
         server_aec: bool,
         toolbox: ToolBox,
@@ -88,9 +88,9 @@ class Session:
         services: Services,
         send: Callable[[Outbound], bool],
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        audio_address: str = "",
+        udp: UdpPath | None = None,
     ) -> None:
-        """``audio_address``: where the device was told to send its audio."""
+        """``udp``: how the audio comes, when that may fail without anybody noticing."""
         self.session_id = session_id
         self.device_id = device_id
         self.channel = channel
@@ -102,7 +102,8 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
-        self._send = send
+        self._deliver = send
+        self._start_missed = False
         self._prepare = prepare
         self._server_aec = server_aec
         self._ear = Ear(
@@ -121,13 +122,13 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
-        self._greeting_due = False
+        self._greeting = ""
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
         self._active_at = asyncio.get_running_loop().time()
         self._played_ms = 0
-        self._audio_address = audio_address
+        self._udp = udp
         self._audio_path = AudioPath()
         self._path_look: asyncio.TimerHandle | None = None
 
@@ -170,6 +171,23 @@ class Session:
     @property
     def ended(self) -> bool:
         return self._ended.is_set()
+
+    def resume(self) -> None:
+        """The control connection is back.
+
+        A device that missed the end of an answer would stay in `speaking`: it is told again (who is not speaking ignores it).
+        One that missed the beginning still listens while we wait for its next `listen start`: it is hung up.
+        """
+        if self._start_missed:
+            self.end("an answer was missed while the control connection was away", goodbye=True)
+        elif self.state is not State.SPEAKING:
+            self._send(TtsStop(session_id=self.session_id))
+
+    def _send(self, message: Outbound) -> bool:
+        delivered = self._deliver(message)
+        if isinstance(message, TtsStart) and not delivered:
+            self._start_missed = True
+        return delivered
 
     async def _listen(self) -> None:
         try:
@@ -223,13 +241,13 @@ class Session:
             return
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        self._greeting_due = bool(self._settings.session.greeting)
+        self._greeting = self._settings.session.greeting
 
     def _greet(self) -> None:
-        """Answer the wake word, once the device listens: a greeting before its `listen start` would be cut off by it."""
-        if self._greeting_due:
-            self._greeting_due = False
-            self.announce(self._settings.session.greeting)
+        """Only now: `listen start` follows the wake word at once, and takes the floor from whoever speaks."""
+        greeting, self._greeting = self._greeting, ""
+        if greeting:
+            self.announce(greeting)
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""
@@ -242,10 +260,12 @@ class Session:
     @property
     def audio_path(self) -> PathState:
         """Whether the device's audio arrives."""
-        return self._audio_path.state(self.channel.last_received_at)
+        return self._audio_path.state(self._udp.channel.last_received_at if self._udp is not None else None)
 
     def _microphone_on(self) -> None:
         self._microphone_off()
+        if self._udp is None:
+            return
         loop = asyncio.get_running_loop()
         self._path_look = loop.call_at(self._audio_path.listens(loop.time()), self._look_at_path)
 
@@ -256,15 +276,16 @@ class Session:
             self._path_look = None
 
     def _look_at_path(self) -> None:
-        if not self._audio_path.look(asyncio.get_running_loop().time(), self.channel.last_received_at):
+        udp, now = self._udp, asyncio.get_running_loop().time()
+        if udp is None or not self._audio_path.look(now, udp.channel.last_received_at):
             return
-        stats = self.channel.stats
+        stats = udp.channel.stats
         undecipherable = stats.implausible + stats.distrusted
         log.warning(
             "the device listens, but no audio of it arrives",
             device=self.device_id,
             session=self.session_id[:8],
-            told_to_send_to=self._audio_address,
+            told_to_send_to=udp.address,
             undecipherable_packets=undecipherable,
             likely_cause="it uses another key or frame duration than hello said"
             if undecipherable

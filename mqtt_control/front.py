@@ -24,6 +24,7 @@ import structlog
 from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import LinkListener
+from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
 from mqtt_control.topics import downlink_topic
 from settings.model import Mqtt
@@ -129,7 +130,7 @@ class Front:
         self._devices: dict[str, _Peer] = {}
         self._closing = False
         self._all_gone = asyncio.Event()
-        self._refusal_log = _LogBudget(LOGGED_REFUSALS_PER_MINUTE)
+        self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
     async def start(self, *, host: str, port: int, ssl: SSLContext | None = None) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
@@ -449,30 +450,6 @@ class _Peer(asyncio.Protocol):
         self._perform(self._connection.handle_timer(self._loop.time()))
         if not self._ended:
             self._arm()
-
-
-class _LogBudget:
-    """At most so many lines a minute, so that nobody can fill the log from outside."""
-
-    __slots__ = ("_left", "_per_minute", "_refill_at", "_suppressed")
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = self._left = per_minute
-        self._refill_at = 0.0
-        self._suppressed = 0
-
-    def allows(self, now: float) -> bool:
-        if now >= self._refill_at:
-            self._left, self._refill_at = self._per_minute, now + 60
-        if self._left == 0:
-            self._suppressed += 1
-            return False
-        self._left -= 1
-        return True
-
-    def take_suppressed(self) -> int:
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
 
 
 def _ip_of(peername: object) -> str:

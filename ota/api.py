@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -26,13 +26,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from mqtt_control.identity import IdentityError, parse_mac
 from ota.activation import Activations, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
+from ota.broker import BrokerHandOff
 from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
 from ota.devices import Device, DeviceStore, Enrolment, StoreError
-from ota.manifest import ActivationNotice, Endpoints, build_manifest
+from ota.manifest import ActivationNotice, Endpoints, WebSocketOffer, build_manifest
 from ota.token_bucket import TokenBuckets
 
 _log = structlog.get_logger(__name__)
@@ -46,10 +47,12 @@ class OtaOptions:
     """``timezone`` None is the machine's. Limits are generous: a house full of devices has one address behind a router."""
 
     keepalive_s: int = 240
+    websocket_version: int = 3
     timezone: tzinfo | None = None
     admin_token: str = ""
     version: str = ""
     """The release, told to whoever asks for ``/``."""
+    broker: BrokerHandOff | None = None
     requests_per_s: float = 20
     requests_burst: float = 1000
     is_exempt: Callable[[str], bool] = lambda _address: False
@@ -78,8 +81,12 @@ def build_app(
     ready: Callable[[], bool],
     metrics: Callable[[], bytes],
     options: OtaOptions = OtaOptions(),
+    extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change."""
+    """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
+
+    ``extra_routes`` are served besides, after ours.
+    """
     stats = OtaStats()
     fleet = _Fleet(store, activations, endpoints, options, stats)
     admin = _Admin(store, activations, options, stats)
@@ -94,6 +101,7 @@ def build_app(
         Route("/api/devices/approve", admin.approve, methods=["POST"]),
         Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
         Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
+        *extra_routes,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _error, StoreError: _store_error})
     app.router.redirect_slashes = False  # devices follow no redirects
@@ -147,17 +155,29 @@ class _Fleet:
             _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
             raise HTTPException(403, "this server does not let new devices in")
         approved = enrolment.state == "approved"
+        endpoints, broker, topics = self._endpoints(), self._options.broker, {}
+        websocket = self._websocket(device, endpoints) if approved else None
+        credentials = self._store.credentials(device) if approved and endpoints.offers_mqtt else None
+        if broker is not None and approved and broker.serves(device):
+            endpoints, credentials, topics = broker.endpoints(endpoints), broker.credentials(device), broker.topics(device)
         manifest = build_manifest(
-            endpoints=self._endpoints(),
-            credentials=self._store.credentials(device) if approved else None,
+            endpoints=endpoints,
+            credentials=credentials,
+            websocket=websocket,
             activation=None if approved else self._notice(enrolment, device, request),
             device_version=read_version(request, body),
             now_ms=int(datetime.now(UTC).timestamp() * 1000),
             timezone_offset_min=self._timezone_offset_min(),
             keepalive_s=self._options.keepalive_s,
+            **topics,
         )
         self._stats.credentials_issued += approved
         return JSONResponse(manifest)
+
+    def _websocket(self, device: Device, endpoints: Endpoints) -> WebSocketOffer | None:
+        if not endpoints.websocket_url:
+            return None
+        return WebSocketOffer(endpoints.websocket_url, self._store.bearer(device), self._options.websocket_version)
 
     async def activate(self, request: Request) -> Response:
         self._limit(request)

@@ -15,13 +15,14 @@ from typing import Any
 from bridge.device.codec import Encoder
 from bridge.device.datagram import Uplink
 from bridge.observe import Metrics
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.scope import task_scope
 from bridge.session import Services, Session
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
 from mqtt_control.identity import DeviceIdentity
-from mqtt_control.messages import Alert, Hello, HelloReply, Listen, Outbound
+from mqtt_control.messages import Alert, Hello, HelloReply, Listen, Outbound, UdpParams
 from providers.base import Pcm
 from settings.load import load
 from tests.scripted import EnergyVad, ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts, silence
@@ -103,6 +104,7 @@ class Inhabitant:
         self._uplink: Uplink | None = None
         self._encoder = Encoder(60)
         self.grant: HelloReply | None = None
+        self.udp: UdpParams
 
     @property
     def session(self) -> Session:
@@ -129,8 +131,9 @@ class Inhabitant:
 
     def take(self, reply: HelloReply) -> None:
         """Use what a reply grants."""
-        self.grant = reply
-        self._uplink = Uplink(bytes.fromhex(reply.udp.key), bytes.fromhex(reply.udp.nonce))
+        assert isinstance(reply.udp, UdpParams)
+        self.grant, self.udp = reply, reply.udp
+        self._uplink = Uplink(bytes.fromhex(self.udp.key), bytes.fromhex(self.udp.nonce))
 
     def listen(self, state: Any = "start", mode: Any = "auto", text: str = "") -> None:
         assert self.grant is not None
