@@ -54,7 +54,7 @@ from providers.factory import build_asr, build_intents, build_llm, build_tts, bu
 from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.load import Loaded
-from settings.model import SettingsTree
+from settings.model import Mqtt, SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
@@ -106,7 +106,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     settings = loaded.tree
     _check(settings)
     timezone = _timezone(settings)
-    certificate = _certificate(settings)
+    certificate = _certificate(settings.mqtt)
     _make_directory(settings.data_dir)
     store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
     if providers is None:
@@ -176,7 +176,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ),
             extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked, devices.on_forgotten = partial(_close_connections, registry, websocket), registry.forget
+        devices.on_revoked, devices.on_forgotten = partial(_revoke, registry, websocket), registry.forget
         links = {"mqtt": control.front, "broker": control.broker, "websocket": websocket, "udp": audio}
         _publish_stats(metrics, registry, links | {"devices": devices, "ota": app.state, "limits": gate})
         http = HttpServer(tasks)
@@ -307,7 +307,7 @@ def _start_broker(broker: Broker | None, tasks: asyncio.TaskGroup, stack: contex
 
 @dataclass(frozen=True, slots=True)
 class _MqttPorts:
-    """Where the front listens, None for what is off; ``told``: the port in OTA answers."""
+    """Where the front listens; ``told``: the port in OTA answers."""
 
     plain: int | None
     tls: int | None
@@ -315,14 +315,19 @@ class _MqttPorts:
 
 
 async def _start_front(
-    loaded: Loaded, front: Front | None, certificate: ServerCertificate | None, stack: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup
+    loaded: Loaded,
+    front: Front | None,
+    certificate: ServerCertificate | None,
+    stack: contextlib.AsyncExitStack,
+    tasks: asyncio.TaskGroup,
 ) -> _MqttPorts:
-    """Listen, plain and with TLS as the settings say. The front closes with ``stack``. Raises OperatorError."""
+    """Listen, plain and with TLS as the settings say; the front closes with ``stack``. Raises OperatorError."""
     mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
-    if front is None:
-        return _MqttPorts(None, None, advertised or loaded.tree.broker.port)  # the broker's takes its place
-    stack.push_async_callback(front.aclose)
     plain = tls = None
+    if front is None:
+        # the port is never handed out: the broker's takes its place
+        return _MqttPorts(None, None, advertised or loaded.tree.broker.port)
+    stack.push_async_callback(front.aclose)
     if mqtt.plain:
         plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
     if certificate is not None:
@@ -340,12 +345,10 @@ async def _start_front(
     return _MqttPorts(plain, tls, told)
 
 
-def _certificate(settings: SettingsTree) -> ServerCertificate | None:
-    """The certificate of the front, None without one. Raises OperatorError."""
-    tls = settings.mqtt.tls
-    if settings.control.mode == "broker":
-        return None
-    if tls.certificate is None and tls.private_key is None and not settings.mqtt.plain:
+def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
+    """The certificate of the settings. Raises OperatorError."""
+    tls = mqtt.tls
+    if tls.certificate is None and tls.private_key is None and not mqtt.plain:
         raise OperatorError("mqtt.plain is false, but there is no TLS: set mqtt.tls.certificate and mqtt.tls.private_key.")
     if tls.certificate is None and tls.private_key is None:
         return None
@@ -367,7 +370,7 @@ def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: 
     )
 
 
-def _close_connections(registry: Registry, websocket: WebSocketEndpoint, device_id: str) -> None:
+def _revoke(registry: Registry, websocket: WebSocketEndpoint, device_id: str) -> None:
     """The device's credentials are no longer valid."""
     registry.revoke(device_id)
     websocket.disconnect(device_id)

@@ -370,15 +370,6 @@ def devices_forget(device_id: str, *, config: Config = None, sets: Sets = None, 
     typer.echo(f"Forgotten: {device_id}")
 
 
-@devices_app.command("rotate")
-def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
-    """Give a device new credentials: the old ones end at once; it gets the new ones when it is restarted."""
-    from bridge.fleet import Fleet
-
-    Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
-    typer.echo(f"New credentials: {device_id}. Restart the device")
-
-
 @devices_app.command("mosquitto-passwords")
 def devices_mosquitto_passwords(
     *,
@@ -403,6 +394,15 @@ def devices_mosquitto_passwords(
         raise OperatorError(f"The password file {out} cannot be written: {error}") from error
     state = "written; let mosquitto read it again (systemctl reload mosquitto, or SIGHUP)" if changed else "up to date"
     typer.echo(f"{out}: {len(devices)} devices, {state}")
+
+
+@devices_app.command("rotate")
+def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Give a device new credentials: the old ones end at once; it gets the new ones when it is restarted."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
+    typer.echo(f"New credentials: {device_id}. Restart the device")
 
 
 # -- one provider alone ------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import structlog
 
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from mqtt_control.broker import Broker, BrokerTlsError
-from mqtt_control.front import Front, Gate
+from mqtt_control.front import Front
 from mqtt_control.link import LinkListener
 from mqtt_control.links import Links
 from ota.broker import BrokerHandOff

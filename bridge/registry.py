@@ -184,8 +184,7 @@ class Registry:
         """The device's credentials are valid no longer: its session ends at once, and its connection is closed."""
         device = self._devices.get(device_id)
         if device is not None and device.session is not None:
-            if device.via is not None:
-                device.via.send(Goodbye(session_id=device.session.session_id))  # now: there is no connection later
+            self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
             device.session.end("its credentials were withdrawn", goodbye=False)
             device.session.channel.close()
         if self._link is not None:
@@ -207,7 +206,7 @@ class Registry:
             facts = {"transport": hello.transport, "version": hello.version}
             log.warning("hello refused", device=device.identity.device_id, reason=refusal, **facts)
             return
-        if not self._admits_hello(device.identity.device_id, device.mqtt.peer_ip):
+        if not self._admits_hello(device.identity.device_id, via.peer_ip):
             self.hellos_refused += 1
             return  # the device waits 10 s for the answer, which is what is wanted
         self.hellos += 1
@@ -227,7 +226,7 @@ class Registry:
             services=self._services,
             send=via.send,
             prepare=device.mcp.initialize if hello.features.mcp else None,
-            udp=opened.path,
+            audio_address=f"{opened.udp.server}:{opened.udp.port}" if opened.udp else "",
         )
         device.via, device.connected = via, True
         audio = self._services.settings.audio
@@ -280,7 +279,8 @@ class Registry:
         if device.session is session:
             if _over_websocket(device):
                 device.connected = self._link is not None and self._link.connected(device.identity.device_id)
-            device.session, device.via, device.last_audio_path = None, None, session.audio_path
+            device.session = device.via = None
+            device.last_audio_path = session.audio_path
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:
                 device.grace.cancel()

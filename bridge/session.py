@@ -27,7 +27,7 @@ from bridge.prompt import system_prompt
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
-from bridge.transport import AudioLink, UdpPath
+from bridge.transport import AudioLink
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
@@ -88,9 +88,9 @@ class Session:
         services: Services,
         send: Callable[[Outbound], bool],
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        udp: UdpPath | None = None,
+        audio_address: str = "",
     ) -> None:
-        """``udp``: how the audio comes, when that may fail without anybody noticing."""
+        """``audio_address``: where the device was told to send its UDP audio; empty when it shares the connection."""
         self.session_id = session_id
         self.device_id = device_id
         self.channel = channel
@@ -128,7 +128,7 @@ class Session:
         self._farewell = False
         self._active_at = asyncio.get_running_loop().time()
         self._played_ms = 0
-        self._udp = udp
+        self._audio_address = audio_address
         self._audio_path = AudioPath()
         self._path_look: asyncio.TimerHandle | None = None
 
@@ -260,12 +260,12 @@ class Session:
     @property
     def audio_path(self) -> PathState:
         """Whether the device's audio arrives."""
-        return self._audio_path.state(self._udp.channel.last_received_at if self._udp is not None else None)
+        return self._audio_path.state(self.channel.last_received_at)
 
     def _microphone_on(self) -> None:
         self._microphone_off()
-        if self._udp is None:
-            return
+        if not self._audio_address:
+            return  # audio shares a connection that is known to work
         loop = asyncio.get_running_loop()
         self._path_look = loop.call_at(self._audio_path.listens(loop.time()), self._look_at_path)
 
@@ -276,16 +276,14 @@ class Session:
             self._path_look = None
 
     def _look_at_path(self) -> None:
-        udp, now = self._udp, asyncio.get_running_loop().time()
-        if udp is None or not self._audio_path.look(now, udp.channel.last_received_at):
+        if not self._audio_path.look(asyncio.get_running_loop().time(), self.channel.last_received_at):
             return
-        stats = udp.channel.stats
-        undecipherable = stats.implausible + stats.distrusted
+        undecipherable = self.channel.unbelieved
         log.warning(
             "the device listens, but no audio of it arrives",
             device=self.device_id,
             session=self.session_id[:8],
-            told_to_send_to=udp.address,
+            told_to_send_to=self._audio_address,
             undecipherable_packets=undecipherable,
             likely_cause="it uses another key or frame duration than hello said"
             if undecipherable

@@ -14,7 +14,7 @@ from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import Link
 from mqtt_control.messages import Hello, Inbound, Outbound, UdpParams
 from udp_audio.channel import UplinkFrame
-from udp_audio.server import AudioChannel, AudioServer
+from udp_audio.server import AudioServer
 
 TransportName: TypeAlias = Literal["udp", "websocket"]
 """The transport as a hello names it."""
@@ -26,6 +26,14 @@ class AudioLink(Protocol):
     """One session's Opus audio, both ways. All methods are for the event loop's thread."""
 
     closed: bool
+
+    @property
+    def last_received_at(self) -> float | None:
+        """Event loop time of the last believed packet."""
+
+    @property
+    def unbelieved(self) -> int:
+        """Packets that named this session and were not believed."""
 
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.
@@ -48,14 +56,6 @@ class AudioLink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UdpPath:
-    """A way for audio that may be blocked without anybody being told: the channel, and the address that the device was given."""
-
-    channel: AudioChannel
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
 class OpenedAudio:
     """An audio link, and what the hello reply must say for the device to find it (nothing when it shares the connection)."""
 
@@ -63,7 +63,6 @@ class OpenedAudio:
     version: int
     """Of the hello reply; over a WebSocket that of the binary messages."""
     udp: UdpParams | None = None
-    path: UdpPath | None = None
 
 
 class Transport(Protocol):
@@ -71,6 +70,10 @@ class Transport(Protocol):
 
     @property
     def name(self) -> TransportName: ...
+
+    @property
+    def peer_ip(self) -> str:
+        """Where its connection comes from; empty when nobody knows."""
 
     def refusal(self, hello: Hello) -> str:
         """Why no session can be opened with this hello; empty when one can."""
@@ -124,7 +127,7 @@ class MqttUdp:
         channel = self.audio.open(frame_ms=frame_ms, peer_ip=self.peer_ip)
         endpoint = self.endpoint()
         udp = UdpParams(server=endpoint.host, port=endpoint.port, key=channel.key.hex(), nonce=channel.nonce.hex())
-        return OpenedAudio(channel, version=hello.version, udp=udp, path=UdpPath(channel, f"{endpoint.host}:{endpoint.port}"))
+        return OpenedAudio(channel, version=hello.version, udp=udp)
 
     def send(self, message: Outbound) -> bool:
         link = self.link()

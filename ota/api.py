@@ -50,9 +50,9 @@ class OtaOptions:
     websocket_version: int = 3
     timezone: tzinfo | None = None
     admin_token: str = ""
+    broker: BrokerHandOff | None = None
     version: str = ""
     """The release, told to whoever asks for ``/``."""
-    broker: BrokerHandOff | None = None
     requests_per_s: float = 20
     requests_burst: float = 1000
     is_exempt: Callable[[str], bool] = lambda _address: False

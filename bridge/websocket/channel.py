@@ -28,6 +28,8 @@ class WebSocketChannel:
     ) -> None:
         """``transmit`` queues a binary message, ``discard`` takes queued ones back; ``on_close`` is called once."""
         self.closed = False
+        self.last_received_at: float | None = None
+        """Event loop time of the last packet."""
         self._version = version
         self._frame_ms = frame_ms
         self._stats = stats
@@ -38,6 +40,11 @@ class WebSocketChannel:
         self._frames: deque[UplinkFrame] = deque()
         self._sequence = 0
         self._readable = asyncio.Event()
+
+    @property
+    def unbelieved(self) -> int:
+        """None: whoever holds the connection is the device."""
+        return 0
 
     async def receive(self) -> list[UplinkFrame]:
         """See :class:`bridge.transport.AudioLink`."""
@@ -83,9 +90,10 @@ class WebSocketChannel:
             self._stats.implausible += 1
             return
         self._stats.audio_in += 1
+        self.last_received_at = self._loop.time()
         self._sequence += 1
         if len(self._frames) >= MAX_QUEUED_FRAMES:
             self._frames.popleft()
             self._stats.queue_dropped += 1
-        self._frames.append(UplinkFrame(frame.opus, self._sequence, frame.timestamp_ms, lost=False, received_at=self._loop.time()))
+        self._frames.append(UplinkFrame(frame.opus, self._sequence, frame.timestamp_ms, lost=False, received_at=self.last_received_at))
         self._readable.set()

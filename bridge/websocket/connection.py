@@ -57,6 +57,10 @@ class Connection:
     def name(self) -> TransportName:
         return "websocket"
 
+    @property
+    def peer_ip(self) -> str:
+        return self._websocket.client.host if self._websocket.client else ""
+
     def refusal(self, hello: Hello) -> str:
         if hello.transport != "websocket":
             return "over a WebSocket the transport must be websocket"
