@@ -12,6 +12,8 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from msgspec import UNSET
+
 from bridge.device.codec import Encoder
 from bridge.device.datagram import Uplink
 from bridge.observe import Metrics
@@ -104,7 +106,6 @@ class Inhabitant:
         self._uplink: Uplink | None = None
         self._encoder = Encoder(60)
         self.grant: HelloReply | None = None
-        self.udp: UdpParams
 
     @property
     def session(self) -> Session:
@@ -131,9 +132,15 @@ class Inhabitant:
 
     def take(self, reply: HelloReply) -> None:
         """Use what a reply grants."""
-        assert isinstance(reply.udp, UdpParams)
-        self.grant, self.udp = reply, reply.udp
+        self.grant = reply
         self._uplink = Uplink(bytes.fromhex(self.udp.key), bytes.fromhex(self.udp.nonce))
+
+    @property
+    def udp(self) -> UdpParams:
+        """What the newest hello reply grants."""
+        assert self.grant is not None
+        assert self.grant.udp is not UNSET
+        return self.grant.udp
 
     def listen(self, state: Any = "start", mode: Any = "auto", text: str = "") -> None:
         assert self.grant is not None
