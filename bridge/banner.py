@@ -15,6 +15,7 @@ class Facts:
     found_by_itself: bool
     http_port: int
     mqtt_port: int | None
+    """None: only TLS, or no front."""
     mqtt_tls_port: int | None
     udp_port: int
     enrolment: str
@@ -37,6 +38,7 @@ class Facts:
             "http_port": self.http_port,
             "mqtt_port": self.mqtt_port,
             "broker": self.broker,
+            "mqtt_tls_port": self.mqtt_tls_port,
             "udp_port": self.udp_port,
             "enrolment": self.enrolment,
             "asr": self.asr,
@@ -48,8 +50,9 @@ class Facts:
 
 def banner(facts: Facts) -> str:
     """The page for a terminal, without colour."""
-    front = f"{facts.mqtt_port}{f', TLS on {facts.mqtt_tls_port}' if facts.mqtt_tls_port else ''}" if facts.mqtt_port else ""
-    mqtt = " and ".join(filter(None, (front, f"your broker at {facts.broker}" if facts.broker else "")))
+    front = [str(facts.mqtt_port)] if facts.mqtt_port else []
+    front += [f"TLS on {facts.mqtt_tls_port}"] if facts.mqtt_tls_port else []
+    mqtt = " and ".join(filter(None, (", ".join(front), f"your broker at {facts.broker}" if facts.broker else "")))
     how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
     if facts.host.startswith("127."):
         how = "only this machine can reach it: set advertise.host to the address that devices see"

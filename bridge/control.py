@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from mqtt_control.broker import Broker, BrokerTlsError
 from mqtt_control.front import Front
 from mqtt_control.link import LinkListener
@@ -32,14 +33,14 @@ class Control:
     broker: Broker | None
 
 
-def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener) -> Control:
+def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate) -> Control:
     """The links of these settings, not started yet. Raises OperatorError."""
     links = Links(listener)
     front = broker = None
     mode = settings.control.mode
     if mode != "broker":
         route = links.route()
-        front = route.link = Front(settings.mqtt, authenticate=devices.authenticate, listener=route)
+        front = route.link = Front(settings.mqtt, authenticate=devices.authenticate, listener=route, gate=gate)
     if mode != "front":
         route = links.route()
         try:

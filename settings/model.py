@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from settings.providers import (
     AsrConfig,
@@ -47,6 +48,7 @@ class Mqtt(Branch):
 
     host: str = Field("0.0.0.0")  # noqa: S104
     port: Port = Field(1883, ge=0, le=65535, description="0: any free one")
+    plain: bool = Field(True, description="false: only TLS; then devices are told the TLS port")
     tls: MqttTls = MqttTls()
     keepalive_s: int = Field(240, ge=0, le=65535, description="what devices are told to use")
     connect_timeout_s: float = Field(10, gt=0, description="longest wait from TCP accept to a whole CONNECT")
@@ -110,12 +112,28 @@ class Udp(Branch):
     receive_buffer_bytes: int = Field(4 * 1024 * 1024, ge=65536)
 
 
+class WebSocket(Branch):
+    """The other transport of devices, on the HTTP port: JSON and audio over one connection (docs/websocket.md)."""
+
+    enabled: bool = Field(False, description="true: it is served, and offered as advertise.transport says")
+    version: Literal[1, 2, 3] = Field(3, description="binary protocol that devices are told to use; all three are understood")
+    hello_timeout_s: float = Field(10, gt=0, description="longest wait from the connection to a hello")
+
+
 class Advertise(Branch):
     """What devices are told to connect to."""
 
+    transport: Literal["mqtt", "websocket", "both"] = Field(
+        "both", description="what is offered of what is on; stock devices take MQTT whenever it is offered"
+    )
     host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
+    websocket_url: str | None = Field(
+        None,
+        pattern=r"^wss?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[!-~]*)?$",
+        description="when a proxy has another address, such as wss://voice.example.org/xiaozhi/v1/",
+    )
 
 
 class Audio(Branch):
@@ -164,6 +182,28 @@ class Log(Branch):
     tracebacks: bool = Field(False, description="true: errors come with their traceback")
 
 
+class Limits(Branch):
+    """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
+
+    connections_per_minute: int = Field(1200, ge=1, description="new MQTT connections from one address")
+    failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
+    turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
+    device_connections_per_minute: int = Field(60, ge=1, description="MQTT connections of one device")
+    device_hellos_per_minute: int = Field(60, ge=1, description="sessions that one device opens")
+    ota_requests_per_minute: int = Field(1200, ge=1, description="OTA requests from one address")
+    exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
+
+    @field_validator("exempt")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(f"{text!r} is no network such as 192.168.1.0/24 or fd00::/8") from None
+        return value
+
+
 class Admin(Branch):
     token: SecretStr = Field(
         SecretStr(""),
@@ -179,6 +219,7 @@ class SettingsTree(Branch):
     control: Control = Control()
     broker: Broker = Broker()
     udp: Udp = Udp()
+    websocket: WebSocket = WebSocket()
     advertise: Advertise = Advertise()
     data_dir: Path = Field(Path("data"), description="device registry, models, logs")
     enrolment: Literal["open", "code", "closed"] = Field(
@@ -194,5 +235,6 @@ class SettingsTree(Branch):
     tts: TtsConfig = LocalTts()
     intent: IntentConfig = HassilIntents()
     models: Models = Models()
+    limits: Limits = Limits()
     admin: Admin = Admin()
     log: Log = Log()

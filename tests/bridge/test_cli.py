@@ -40,7 +40,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert (version.returncode, version.stdout.split()[0]) == (0, "xiaozhi-bridge")
     top = run("--help", cwd=tmp_path)
     assert top.returncode == 0
-    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "version"):
+    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "doctor", "version"):
         assert command in top.stdout
 
 
