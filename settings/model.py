@@ -98,7 +98,7 @@ class Broker(Branch):
         12,
         ge=0,
         le=120,
-        description="after the broker was away, how long messages wait for a device that was not heard since (firmware reconnects after 10 s)",
+        description="after the broker was away, how long messages wait for a device not heard since (firmware reconnects after 10 s)",
     )
     outage_s: float = Field(60, ge=1, description="when the broker is away for longer, its devices count as disconnected")
     silence_s: float = Field(86400, ge=60, description="a device that says nothing for so long counts as disconnected")
