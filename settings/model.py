@@ -126,7 +126,11 @@ class Advertise(Branch):
     transport: Literal["mqtt", "websocket", "both"] = Field(
         "both", description="what is offered of what is on; stock devices take MQTT whenever it is offered"
     )
-    host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
+    host: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$",
+        description="name or IPv4 address, without a scheme or port; the LAN address is found by itself when empty",
+    )
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
     websocket_url: str | None = Field(
