@@ -11,14 +11,14 @@ import contextlib
 import errno
 import signal
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
@@ -36,7 +36,7 @@ from bridge.session import Services
 from bridge.skills import Skills
 from bridge.turn import Engines
 from mqtt_control.front import Front
-from ota.activation import Activations
+from ota.activation import Activations, Codes
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
 from ota.manifest import Endpoints
@@ -50,28 +50,47 @@ from settings.model import SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
+if TYPE_CHECKING:
+    from bridge.workers.seat import Seat
+
 log = structlog.get_logger(__name__)
 
 PORTS_TRIED = 50
 FAREWELL_S = 0.3
 CODEC_THREADS = 2
+_PRESENT_NUMBERS = ("connections", "devices", "channels_open")
+"""Members of statistics that go down as well as up."""
 
 
 def run(loaded: Loaded) -> int:
     """Serve until SIGINT or SIGTERM. Raises OperatorError with a sentence when it cannot."""
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        asyncio.run(serve(loaded))
-    else:
-        uvloop.run(serve(loaded))
+    run_loop(serve(loaded))
     return 0
 
 
-async def serve(loaded: Loaded, *, ready: Callable[[Facts], None] | None = None, stop: asyncio.Event | None = None) -> None:
-    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect."""
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on the quickest event loop that there is."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def serve(
+    loaded: Loaded,
+    *,
+    ready: Callable[[Facts], None] | None = None,
+    stop: asyncio.Event | None = None,
+    seat: Seat | None = None,
+) -> None:
+    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect.
+
+    ``seat``: the place of this process among several workers.
+    """
     stop = stop or asyncio.Event()
-    async with bridge(loaded) as facts:
+    async with bridge(loaded, seat=seat) as facts:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError):  # not on the main thread, or not on this system
@@ -88,10 +107,15 @@ def announce(facts: Facts) -> None:
 
 
 @asynccontextmanager
-async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStore], Providers] | None = None) -> AsyncIterator[Facts]:
+async def bridge(
+    loaded: Loaded,
+    *,
+    providers: Callable[[SettingsTree, ModelStore], Providers] | None = None,
+    seat: Seat | None = None,
+) -> AsyncIterator[Facts]:
     """The running bridge; leaving the block says goodbye to all devices and closes everything.
 
-    ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
+    ``providers`` builds the engines; by default those that the settings name. ``seat`` as for :func:`serve`. Raises OperatorError.
     """
     settings = loaded.tree
     require_library()
@@ -114,9 +138,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(codec.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(engines.aclose)
-        devices = DeviceStore(enrolment=settings.enrolment)
-        await devices.open(settings.data_dir / "devices.sqlite3")
-        stack.push_async_callback(devices.aclose)
+        devices, activations = await _open_registry(stack, settings, seat)
         tasks = await stack.enter_async_context(task_scope())
         audio = AudioServer()
         udp_port = await _bind(
@@ -129,32 +151,38 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         host = settings.advertise.host or lan_address() or "127.0.0.1"
         audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
         registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
+        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=seat.listener(registry) if seat else registry)
         registry.attach(front)
-        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
+        if seat:
+            seat.attach(front=front, registry=registry, metrics=metrics)
+        listen = partial(front.start, host=settings.mqtt.host, reuse_port=seat is not None)
+        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: listen(port=port))
         stack.push_async_callback(front.aclose)
-        tls_port = await _start_tls(loaded, front)
+        tls_port = await _start_tls(loaded, listen)
         token = admin_token(settings)
         is_ready = [False]
         endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
-            activations=Activations(),
+            activations=activations,
             endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
-            metrics=metrics.exposition,
+            metrics=seat.exposition if seat else metrics.exposition,
             options=OtaOptions(keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token),
         )
-        devices.on_revoked = front.disconnect
+        devices.on_revoked = seat.revoked if seat else front.disconnect
         _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
-            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port, reuse_port=seat is not None)
         )
         stack.push_async_callback(http.aclose)
-        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
+        if not seat:
+            write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
+        if seat:
+            stack.callback(front.stop_listening)  # whoever is told goodbye shall find another worker
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
         is_ready[0] = True
@@ -222,6 +250,21 @@ class Providers:
             await engine.aclose()
 
 
+async def _open_registry(
+    stack: contextlib.AsyncExitStack, settings: SettingsTree, seat: Seat | None
+) -> tuple[DeviceStore, Activations | Codes]:
+    """The devices and the codes of those that wait for a person: this process's own, or those of all workers. Raises StoreError."""
+    devices: DeviceStore
+    activations: Activations | Codes
+    if seat:
+        devices, activations = seat.stores(settings)
+    else:
+        devices, activations = DeviceStore(enrolment=settings.enrolment), Activations()
+    await devices.open(settings.data_dir / "devices.sqlite3")
+    stack.push_async_callback(devices.aclose)
+    return devices, activations
+
+
 async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
     """Every model that the settings name is on this machine, fetched or assembled now if need be. Raises OperatorError."""
     for name, required in models_needed(settings):
@@ -253,7 +296,7 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
-async def _start_tls(loaded: Loaded, front: Front) -> int | None:
+async def _start_tls(loaded: Loaded, listen: Callable[..., Awaitable[int]]) -> int | None:
     tls = loaded.tree.mqtt.tls
     if tls.certificate is None and tls.private_key is None:
         return None
@@ -264,12 +307,12 @@ async def _start_tls(loaded: Loaded, front: Front) -> int | None:
         context.load_cert_chain(tls.certificate, tls.private_key)
     except (OSError, ssl.SSLError) as error:
         raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
-    return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+    return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: listen(port=port, ssl=context))
 
 
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
-        metrics.stats.add(name, partial(getattr, part, "stats"))
+        metrics.stats.add(name, partial(getattr, part, "stats"), gauges=_PRESENT_NUMBERS)
     metrics.stats.add(
         "bridge",
         lambda: {

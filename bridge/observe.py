@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -26,19 +27,19 @@ class StatsCollector(Collector):
     """Publishes the plain counters that the packages keep: dataclasses of ints, floats for gauges."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, Callable[[], object]] = {}
+        self._sources: dict[str, tuple[Callable[[], object], frozenset[str]]] = {}
 
-    def add(self, prefix: str, source: Callable[[], object]) -> None:
-        """``source`` gives a dataclass instance or a mapping at each scrape."""
-        self._sources[prefix] = source
+    def add(self, prefix: str, source: Callable[[], object], *, gauges: Iterable[str] = ()) -> None:
+        """``source`` gives a dataclass instance or a mapping at each scrape. ``gauges``: its ints that are present numbers."""
+        self._sources[prefix] = (source, frozenset(gauges))
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        for prefix, source in self._sources.items():
+        for prefix, (source, gauges) in self._sources.items():
             for name, value in _members(source()):
                 metric = f"xiaozhi_{prefix}_{name}"
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     continue
-                if isinstance(value, float):
+                if isinstance(value, float) or name in gauges:
                     yield GaugeMetricFamily(metric, f"{name} of {prefix}", value=value)
                 else:
                     yield CounterMetricFamily(metric, f"{name} of {prefix}", value=value)
@@ -52,7 +53,7 @@ def _members(stats: object) -> Iterable[tuple[str, Any]]:
     return []
 
 
-class Metrics:
+class Metrics(Collector):
     """The registry of one process, and what is counted by the bridge itself."""
 
     def __init__(self) -> None:
@@ -95,8 +96,12 @@ class Metrics:
             self._lag.observe(lag_s)
             self._lag_peak = max(self._lag_peak, lag_s)
 
-    def exposition(self) -> bytes:
-        """The metrics in Prometheus text format."""
+    def collect(self) -> Iterable[Metric]:
+        """One scrape; it resets what is said of the time since the last one."""
         self._lag_max.set(self._lag_peak)
         self._lag_peak = 0.0
-        return generate_latest(self.registry)
+        return self.registry.collect()
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus text format."""
+        return generate_latest(self)

@@ -50,14 +50,14 @@ class HttpServer:
         self._group = group
         self._server: _Server | None = None
 
-    async def start(self, app: ASGIApp, host: str, port: int) -> int:
-        """Listen (port 0: any free one) and return the port. Raises ListenError.
+    async def start(self, app: ASGIApp, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listen (port 0: any free one) and return the port; with ``reuse_port`` beside other processes. Raises ListenError.
 
         Cancellation leaves a server that :meth:`aclose` ends.
         """
         if self._server is not None:
             raise RuntimeError("the server has been started")
-        listener = _listen(host, port)
+        listener = _listen(host, port, reuse_port=reuse_port)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -82,10 +82,10 @@ class HttpServer:
             await self._server.down.wait()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
     except OSError as error:
         raise ListenError(_sentence(host, port, error)) from error
 
