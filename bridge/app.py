@@ -180,9 +180,7 @@ async def bridge(
         stack.push_async_callback(http.aclose)
         if not seat:
             write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
-        stack.push_async_callback(_say_goodbye, registry)
-        if seat:
-            stack.callback(front.stop_listening)  # whoever is told goodbye shall find another worker
+        stack.push_async_callback(_say_goodbye, registry, shut=front if seat else None)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
         is_ready[0] = True
@@ -325,8 +323,10 @@ def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any
     )
 
 
-async def _say_goodbye(registry: Registry) -> None:
-    """Every session says goodbye before the listeners close."""
+async def _say_goodbye(registry: Registry, *, shut: Front | None) -> None:
+    """Every session says goodbye before the listeners close. ``shut`` closes first: its devices shall find another worker."""
+    if shut is not None:
+        shut.stop_listening()
     registry.end_all("the server is stopping")
     loop = asyncio.get_running_loop()
     until = loop.time() + FAREWELL_S

@@ -76,10 +76,14 @@ class Failed(_Message, frozen=True, kw_only=True):
 
 
 class Connected(_Message, frozen=True, kw_only=True):
-    """``counter`` tells this connection from others of the same device at the same worker."""
+    """``counter`` tells this connection from others of the same device at the same worker.
+
+    ``at_s`` is the machine's monotonic clock, which its processes have in common: what two workers tell may arrive in any order.
+    """
 
     device_id: str
     counter: int
+    at_s: float
 
 
 class Leave(_Message, frozen=True, kw_only=True):

@@ -75,16 +75,28 @@ def _hold(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, address in dict.fromkeys(found):
             one = socket.socket(family, socket.SOCK_STREAM)
             held.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port or held[0].getsockname()[1], *address[2:]))
+            _bind_alone(one, (address[0], port or held[0].getsockname()[1], *address[2:]))
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # after bind: until here it is ours alone or an error
     except BaseException:
         for one in held:
             one.close()
         raise
     return held
+
+
+def _bind_alone(one: socket.socket, address: tuple[object, ...]) -> None:
+    """Bind where nobody else is bound. Connections of a former server that still wait for their end do not count."""
+    try:
+        one.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # only now: with it from the start, two who hold the port without listening would not notice each other
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(address)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def _udp_range(loaded: Loaded, workers: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
@@ -89,7 +90,7 @@ class Seat:
 
     def ready(self, facts: Facts) -> None:
         """Devices can connect."""
-        log.info("worker ready", udp_port=facts.udp_port)
+        log.info("worker ready", udp_port=facts.udp_port, pid=os.getpid())
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(facts).items()}
         self._send(Ready(udp_port=facts.udp_port, facts=plain))
 
@@ -118,7 +119,7 @@ class Seat:
         """A device has connected to this worker."""
         self._counter += 1
         self._connections[device_id] = self._counter
-        self._send(Connected(device_id=device_id, counter=self._counter))
+        self._send(Connected(device_id=device_id, counter=self._counter, at_s=asyncio.get_running_loop().time()))
 
     # -- inside --------------------------------------------------------------------------------------------------------
     def _heard(self, message: Message) -> None:

@@ -96,6 +96,15 @@ class Worker:
             self.process.kill()
 
 
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """The worker that has a device's newest connection."""
+
+    worker: int
+    counter: int
+    at_s: float
+
+
 @dataclass(slots=True)
 class _Scrape:
     """A question for everybody's metrics under way."""
@@ -129,7 +138,7 @@ class Supervisor:
         self._reload = reload
         self._token = admin_token(loaded.tree)
         self._workers = [Worker(index) for index in range(loaded.tree.workers)]
-        self._owners: dict[str, tuple[int, int]] = {}  # device -> worker and connection; grows with the fleet
+        self._owners: dict[str, _Owner] = {}  # by device; grows with the fleet
         self._totals = Totals()
         self._scrape: _Scrape | None = None
         self._scrapes = 0
@@ -229,7 +238,7 @@ class Supervisor:
             worker.link = None
         self._totals.bury(worker.latest)
         worker.latest = []
-        self._owners = {device_id: owner for device_id, owner in self._owners.items() if owner[0] != worker.index}
+        self._owners = {device_id: owner for device_id, owner in self._owners.items() if owner.worker != worker.index}
         self._answered(worker.index, None)
 
     async def _watch(self) -> None:
@@ -301,8 +310,8 @@ class Supervisor:
                 worker.ready.set()
             case Failed(sentence=sentence):
                 worker.failure = sentence
-            case Connected(device_id=device_id, counter=number):
-                self._connected(worker, device_id, number)
+            case Connected(device_id=device_id, counter=number, at_s=at_s):
+                self._connected(device_id, _Owner(worker.index, number, at_s))
             case Revoked():
                 for other in self._workers:
                     if other is not worker:
@@ -314,12 +323,13 @@ class Supervisor:
                 if self._scrape is not None and number == self._scrape.number:
                     self._answered(worker.index, families)
 
-    def _connected(self, worker: Worker, device_id: str, number: int) -> None:
+    def _connected(self, device_id: str, told: _Owner) -> None:
         """The newest connection wins. Which is the newest is decided here, in one place, so that two cannot close each other."""
-        former = self._owners.get(device_id)
-        self._owners[device_id] = (worker.index, number)
-        if former is not None and former[0] != worker.index:
-            self._workers[former[0]].send(Leave(device_id=device_id, counter=former[1]))
+        known = self._owners.get(device_id, told)
+        newer, older = (known, told) if known.at_s > told.at_s else (told, known)
+        self._owners[device_id] = newer
+        if older.worker != newer.worker:
+            self._workers[older.worker].send(Leave(device_id=device_id, counter=older.counter))
 
     # -- metrics -------------------------------------------------------------------------------------------------------
     def _ask_everybody(self, asker: Worker) -> None:
