@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.workers.messages import Connected, Family, FrameError, Metrics, Ping, Reader, Revoked, Sample, dump
+from bridge.workers.messages import Connected, Family, FrameError, Message, Metrics, Ping, Reader, Revoked, Sample, dump
 
 # MessagePack: 0x8n a map of n pairs, 0xan a text of n bytes, small integers are themselves
 PING = b"\x00\x00\x00\x0b" + b"\x81\xa4type\xa4Ping"
@@ -21,7 +21,7 @@ def test_bytes_by_hand() -> None:
 @given(st.lists(st.integers(1, 7), min_size=1))
 def test_pieces_of_any_size(sizes: list[int]) -> None:
     metrics = Metrics(number=7, families=[Family("f", "counter", "help", [Sample("f_total", {"a": "b"}, 1.5)])])
-    messages = [Ping(), Connected(device_id="02:00:00:00:00:01", counter=3, at_s=0.5), metrics]
+    messages: list[Message] = [Ping(), Connected(device_id="02:00:00:00:00:01", counter=3, at_s=0.5), metrics]
     data = b"".join(map(dump, messages))
     reader, found, position = Reader(), [], 0
     while position < len(data):

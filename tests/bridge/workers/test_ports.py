@@ -79,7 +79,7 @@ def test_a_port_is_free_again_at_once(tmp_path: Path) -> None:
 def test_a_second_server_of_this_kind_is_a_foreign_program(tmp_path: Path, sockets: ExitStack) -> None:
     first = reserve(settings(tmp_path), workers=2)
     sockets.callback(first.release)
-    with pytest.raises(OperatorError, match="http.port"):
+    with pytest.raises(OperatorError, match=r"http\.port"):
         reserve(settings(tmp_path, http__port=first.http), workers=2)
 
 

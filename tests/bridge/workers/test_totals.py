@@ -47,7 +47,9 @@ def test_what_a_dead_worker_has_counted_stays() -> None:
 def test_a_counter_was_born_once() -> None:
     first, second = process(1, 0, 0), process(1, 0, 0)
     born = [sample.value for family in first for sample in family.samples if sample.name == "turns_created"]
-    joined = [sample.value for family in join({0: first, 1: second}, counted=()) for sample in family.samples if sample.name == "turns_created"]
+    joined = [
+        sample.value for family in join({0: first, 1: second}, counted=()) for sample in family.samples if sample.name == "turns_created"
+    ]
     assert joined == born
 
 
