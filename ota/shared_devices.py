@@ -196,6 +196,7 @@ class SharedDeviceStore(DeviceStore):
         waiting, approved = await self.change(forget)
         if approved:
             self.on_revoked(device_id)
+            self.on_forgotten(device_id)
         return bool(waiting or approved)
 
     async def _alter(self, device_id: str, alter: Callable[[Device], Device]) -> Device | None:

@@ -38,12 +38,50 @@ class Endpoint(Protocol):
     def retries(self) -> int: ...
 
 
-async def client(config: Endpoint) -> AsyncOpenAI:
-    """A client with a connection pool of its own; close it with ``await client.close()``.
+class Client:
+    """The SDK's client of one provider, made when it is first needed; afterwards closed for good."""
 
-    Raises ProviderRejected when the configuration cannot make one (an address that is none).
-    """
-    return await asyncio.get_running_loop().run_in_executor(None, _make, config)
+    def __init__(self, config: Endpoint, *, provider: str) -> None:
+        self._config = config
+        self._provider = provider
+        self._sdk: AsyncOpenAI | None = None
+        self._warm = False
+        self._making = asyncio.Lock()
+        self._closed = False
+
+    async def get(self) -> AsyncOpenAI:
+        """The client with its own connection pool.
+
+        Raises ProviderRejected when the configuration cannot make one (an address that is none), ProviderUnavailable once closed.
+        """
+        async with self._making:
+            if self._closed:
+                raise ProviderUnavailable(f"the connection to {where(self._config.base_url)} is closed", provider=self._provider)
+            if self._sdk is None:
+                self._sdk = await asyncio.get_running_loop().run_in_executor(None, _make, self._config)
+            return self._sdk
+
+    async def warm(self) -> None:
+        """Make the first request like the later ones: rehearse the SDK, then open a connection (DNS, TCP, TLS). Idempotent.
+
+        Any answer will do, and no answer is no error here. Raises as :meth:`get`.
+        """
+        sdk = await self.get()
+        if self._warm:
+            return
+        self._warm = True
+        import openai
+
+        await asyncio.get_running_loop().run_in_executor(None, _rehearse)
+        with contextlib.suppress(openai.OpenAIError):
+            await sdk.with_options(max_retries=0, timeout=5).models.list()
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        self._closed = True
+        sdk, self._sdk = self._sdk, None
+        if sdk is not None:
+            await sdk.close()
 
 
 def _make(config: Endpoint) -> AsyncOpenAI:
@@ -53,18 +91,6 @@ def _make(config: Endpoint) -> AsyncOpenAI:
         raise ProviderRejected(f"base_url {config.base_url!r} is not an http(s) address", provider="openai")
     key = config.api_key.get_secret_value() or _NO_KEY
     return AsyncOpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.retries)
-
-
-async def warm(sdk: AsyncOpenAI) -> None:
-    """Make the first request like the later ones: rehearse the SDK, then open a connection (DNS, TCP, TLS).
-
-    Any answer will do, and no answer is no error here.
-    """
-    import openai
-
-    await asyncio.get_running_loop().run_in_executor(None, _rehearse)
-    with contextlib.suppress(openai.OpenAIError):
-        await sdk.with_options(max_retries=0, timeout=5).models.list()
 
 
 @functools.cache

@@ -201,6 +201,11 @@ class AudioChannel:
         """Event loop time of the last believed packet."""
         return self._core.last_received_at
 
+    @property
+    def unbelieved(self) -> int:
+        """Packets that carried this ssrc and were not believed: undecipherable, or from an address that proved nothing."""
+        return self.stats.implausible + self.stats.distrusted
+
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.
 

@@ -12,7 +12,7 @@ from bridge.device.hello import HELLO_TIMEOUT_S
 from bridge.device.impairment import Impairment
 from bridge.device.mcp import Tool
 from bridge.device.microphone import WARM_UP_S, LiveSource
-from bridge.device.ota_client import OtaTiming
+from bridge.device.ota_client import OtaTiming, Transport
 from bridge.device.profiles import DEFAULT_PROFILE
 
 
@@ -29,8 +29,11 @@ class DeviceOptions:
     """A name of :data:`bridge.device.profiles.PROFILES`."""
     aec: bool = False
     """A build with server-side echo cancellation: says so in hello and echoes timestamps."""
+    transport: Transport = "auto"
+    websocket_version: int = 0
+    """Of the binary messages, whatever the OTA answer says; 0: as it says."""
     impairment: Impairment | None = None
-    """Bad network, both directions."""
+    """Bad network, both directions: of UDP alone."""
     downlink_impairment: Impairment | None = None
     """For the downlink instead of ``impairment``."""
     realtime: bool = True

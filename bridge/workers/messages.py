@@ -46,7 +46,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
     samples: list[Sample]
 
 
-class _Message(msgspec.Struct, frozen=True, tag=True, kw_only=True): ...
+class _Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True): ...
 
 
 class Welcome(_Message, frozen=True, kw_only=True):
@@ -94,7 +94,10 @@ class Leave(_Message, frozen=True, kw_only=True):
 
 
 class Revoked(_Message, frozen=True, kw_only=True):
+    """``forgotten``: the device is known no longer."""
+
     device_id: str
+    forgotten: bool = False
 
 
 class MetricsAsk(_Message, frozen=True, kw_only=True): ...

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from bridge.banner import Facts
 from bridge.registry import Registry
+from bridge.transport import Transport
 from bridge.workers.exposition import exposition, families_of
 from bridge.workers.link import Link
 from bridge.workers.messages import (
@@ -34,10 +35,8 @@ from bridge.workers.messages import (
     Welcome,
 )
 from bridge.workers.totals import gauge, join
-from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity
-from mqtt_control.link import LinkListener
-from mqtt_control.messages import Inbound
+from mqtt_control.messages import Hello, Inbound
 from ota.shared_activations import SharedActivations
 from ota.shared_devices import SharedDeviceStore
 from settings.model import SettingsTree
@@ -55,7 +54,8 @@ class Seat:
         self.index = welcome.index
         self.count = welcome.count
         self._link: Link | None = None
-        self._front: Front | None = None
+        self._revoke: Callable[[str], None] = _ignore
+        self._close: Callable[[str], None] = _ignore
         self._registry: Registry | None = None
         self._metrics: Collector | None = None
         self._counter = 0
@@ -80,13 +80,16 @@ class Seat:
         store = SharedDeviceStore(enrolment=settings.enrolment)
         return store, SharedActivations(store)
 
-    def attach(self, *, front: Front, registry: Registry, metrics: Collector) -> None:
-        """The parts that messages of the supervisor are for; before the front accepts its first device."""
-        self._front, self._registry, self._metrics = front, registry, metrics
+    def attach(self, *, registry: Registry, metrics: Collector, revoke: Callable[[str], None], close: Callable[[str], None]) -> None:
+        """What messages of the supervisor are for; before the first device can connect.
 
-    def listener(self, registry: Registry) -> LinkListener:
+        ``revoke`` ends what a device has here because its credentials are void, ``close`` its connections alone.
+        """
+        self._registry, self._metrics, self._revoke, self._close = registry, metrics, revoke, close
+
+    def listener(self, registry: Registry) -> Announcing:
         """``registry``, and the other workers hear which devices are here."""
-        return _Announcing(self, registry)
+        return Announcing(self, registry)
 
     def ready(self, facts: Facts) -> None:
         """Devices can connect."""
@@ -96,9 +99,14 @@ class Seat:
 
     def revoked(self, device_id: str) -> None:
         """The device's credentials are void: its connection ends, whichever worker has it."""
-        if self._front is not None:
-            self._front.disconnect(device_id)
+        self._revoke(device_id)
         self._send(Revoked(device_id=device_id))
+
+    def forgotten(self, device_id: str) -> None:
+        """The device is known no longer, after :meth:`revoked`: no worker remembers anything of it."""
+        if self._registry is not None:
+            self._registry.forget(device_id)
+        self._send(Revoked(device_id=device_id, forgotten=True))
 
     async def exposition(self) -> bytes:
         """The metrics of all workers as Prometheus text; those of this one alone when the supervisor does not answer."""
@@ -126,8 +134,10 @@ class Seat:
         match message:
             case Leave(device_id=device_id, counter=counter) if self._connections.get(device_id) == counter:
                 self._leave(device_id)
-            case Revoked(device_id=device_id) if self._front is not None:
-                self._front.disconnect(device_id)
+            case Revoked(device_id=device_id, forgotten=forgotten):
+                self._revoke(device_id)
+                if forgotten and self._registry is not None:
+                    self._registry.forget(device_id)
             case MetricsRequest(number=number):
                 self._send(Metrics(number=number, families=families_of(self._metrics) if self._metrics is not None else []))
             case MetricsJoined(families=families):
@@ -142,9 +152,9 @@ class Seat:
     def _leave(self, device_id: str) -> None:
         del self._connections[device_id]
         log.info("the device has connected to another worker", device=device_id)
-        if self._registry is not None and self._front is not None:
+        if self._registry is not None:
             self._registry.device_moved(device_id)
-            self._front.disconnect(device_id)
+        self._close(device_id)
 
     def _alone(self) -> list[Family]:
         log.warning("the supervisor does not answer, so the metrics are those of this worker alone")
@@ -157,8 +167,8 @@ class Seat:
             self._link.send(message)
 
 
-class _Announcing:
-    """A registry whose devices the other workers hear of."""
+class Announcing:
+    """A registry whose devices the other workers hear of, whichever way they connect."""
 
     def __init__(self, seat: Seat, registry: Registry) -> None:
         self._seat = seat
@@ -173,3 +183,15 @@ class _Announcing:
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self._registry.device_disconnected(identity)
+
+    def transport_message(self, identity: DeviceIdentity, message: Inbound, *, via: Transport) -> None:
+        if isinstance(message, Hello):
+            self._seat.connected(identity.device_id)
+        self._registry.transport_message(identity, message, via=via)
+
+    def transport_closed(self, identity: DeviceIdentity, *, via: Transport) -> None:
+        self._registry.transport_closed(identity, via=via)
+
+
+def _ignore(device_id: str) -> None:
+    del device_id

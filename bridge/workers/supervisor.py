@@ -121,6 +121,11 @@ def run(loaded: Loaded, *, command: Sequence[str], reload: Callable[[], Loaded])
 
     ``command`` starts a worker once ``--worker-fd N`` is appended; ``reload`` reads the settings again, or raises SettingsError.
     """
+    if loaded.tree.control.mode != "front":
+        raise OperatorError(
+            f"workers above 1 need control.mode front, but it is {loaded.tree.control.mode}: every worker would hear every device.",
+            advice="Set workers to 1, or control.mode to front",
+        )
     start_afresh(loaded.tree.data_dir / "devices.sqlite3")
     ports = reserve(loaded, workers=loaded.tree.workers)
     try:

@@ -60,6 +60,13 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert "code" in (await refusal(lambda: fleet.approve("000000" if code != "000000" else "111111")))
         assert await asyncio.to_thread(fleet.approve, code) == MAC
         assert [device.status for device in await asyncio.to_thread(fleet.devices)] == ["approved"]
+        device = store.get(MAC)
+        await asyncio.to_thread(fleet.rotate, MAC)
+        renewed = store.get(MAC)
+        assert device is not None
+        assert renewed is not None
+        assert renewed.secret != device.secret
+        assert "no such approved device" in await refusal(lambda: fleet.rotate("02:00:00:00:00:99"))
         await asyncio.to_thread(fleet.forget, MAC)
         assert await asyncio.to_thread(fleet.devices) == []
         assert "no such device" in await refusal(lambda: fleet.forget(MAC))

@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 async def comes(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what happens in another process is polled
+        while not condition():
             await asyncio.sleep(0.05)
 
 
@@ -247,7 +247,7 @@ async def test_the_newest_connection_wins_whichever_worker_it_is_at(cluster: Clu
 async def only_one(cluster: Cluster) -> None:
     """One connection and one session are left in all."""
     async with asyncio.timeout(PATIENCE_S):
-        while await cluster.metric("xiaozhi_bridge_sessions{") > 1:  # noqa: ASYNC110 - as above
+        while await cluster.metric("xiaozhi_bridge_sessions{") > 1:
             await asyncio.sleep(0.05)
     assert await cluster.metric("xiaozhi_mqtt_devices{") == 1
     assert await cluster.metric("xiaozhi_bridge_sessions{") == 1
