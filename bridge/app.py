@@ -127,16 +127,12 @@ async def bridge(
     ``providers`` builds the engines; by default those that the settings name. ``seat`` as for :func:`serve`. Raises OperatorError.
     """
     settings = loaded.tree
-    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
-        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
+    _check_transport(settings)
     require_library()
     timezone = _timezone(settings)
     certificate = _certificate(settings.mqtt)
     _make_directory(settings.data_dir)
-    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
-    if providers is None:
-        await _find_models(settings, store)
-    engines = (providers or Providers.build)(settings, store)
+    engines = await _build_engines(settings, providers)
     metrics = Metrics()
     codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
     services = Services(
@@ -161,12 +157,11 @@ async def bridge(
         )
         stack.push_async_callback(audio.aclose)
         host = AdvertisedHost(settings.advertise.host)
-        audio_port = settings.advertise.udp_port or udp_port
         gate = Gate(settings.limits, now=asyncio.get_running_loop().time)
         registry = Registry(
             services=services,
             audio=audio,
-            audio_endpoint=lambda: AudioEndpoint(host.current, audio_port),
+            audio_endpoint=lambda: AudioEndpoint(host.current, settings.advertise.udp_port or udp_port),
             tasks=tasks,
             admits_hello=gate.admits_hello,
         )
@@ -180,9 +175,7 @@ async def bridge(
         if seat:
             seat.attach(registry=registry, metrics=metrics, revoke=revoke, close=partial(_close, control, websocket))
         ports = await _start_front(loaded, control.front, certificate, stack, tasks, shared=seat is not None)
-        if control.broker is not None:
-            start_broker(control.broker, tasks)
-            stack.push_async_callback(control.broker.aclose)
+        _start_broker(control, stack, tasks)
         token = admin_token(settings)
         is_ready = [False]
         http_ports = [settings.http.port]
@@ -207,16 +200,8 @@ async def bridge(
         )
         devices.on_revoked = seat.revoked if seat else revoke
         devices.on_forgotten = seat.forgotten if seat else registry.forget
-        parts = {
-            "mqtt": control.front,
-            "broker": control.broker,
-            "udp": audio,
-            "websocket": websocket,
-            "devices": devices,
-            "ota": app.state,
-            "limits": gate,
-        }
-        _publish_stats(metrics, registry, {name: part for name, part in parts.items() if part is not None})
+        parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate}
+        _publish_stats(metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
             loaded,
@@ -234,9 +219,7 @@ async def bridge(
         if not seat:
             write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry, shut=control.front if seat else None)
-        tasks.create_task(metrics.watch_lag(), name="loop lag")
-        tasks.create_task(host.watch(), name="address watch")
-        tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
+        _start_chores(tasks, metrics, host, engines.warm(system_prompt(settings.assistant, timezone)))
         is_ready[0] = True
         yield Facts(
             version=release(),
@@ -318,6 +301,21 @@ async def _open_registry(
     return devices, activations
 
 
+def _check_transport(settings: SettingsTree) -> None:
+    """Raises OperatorError when devices are told to use what is not served."""
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
+
+
+async def _build_engines(settings: SettingsTree, providers: Callable[[SettingsTree, ModelStore], Providers] | None) -> Providers:
+    """The engines, not loaded yet. Raises OperatorError for a model that is not there and cannot be had."""
+    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
+    if providers is not None:
+        return providers(settings, store)
+    await _find_models(settings, store)
+    return Providers.build(settings, store)
+
+
 async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
     """Every model that the settings name is on this machine, fetched or assembled now if need be. Raises OperatorError."""
     for name, required in models_needed(settings):
@@ -395,6 +393,13 @@ async def _start_front(
     return _MqttPorts(plain, tls, told)
 
 
+def _start_broker(control: Control, stack: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
+    """The link to the user's broker, when there is one; it closes with ``stack``."""
+    if control.broker is not None:
+        start_broker(control.broker, tasks)
+        stack.push_async_callback(control.broker.aclose)
+
+
 def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
     """The certificate of the settings. Raises OperatorError."""
     tls = mqtt.tls
@@ -432,8 +437,17 @@ def _close(control: Control, websocket: WebSocketEndpoint, device_id: str) -> No
     websocket.disconnect(device_id)
 
 
+def _start_chores(tasks: asyncio.TaskGroup, metrics: Metrics, host: AdvertisedHost, warm_up: Coroutine[Any, Any, None]) -> None:
+    """What runs beside the serving."""
+    tasks.create_task(metrics.watch_lag(), name="loop lag")
+    tasks.create_task(host.watch(), name="address watch")
+    tasks.create_task(warm_up, name="warm-up")
+
+
 def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
+        if part is None:
+            continue
         metrics.stats.add(name, partial(getattr, part, "stats"), gauges=_PRESENT_NUMBERS)
     metrics.stats.add(
         "bridge",
