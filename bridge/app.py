@@ -67,8 +67,6 @@ FAREWELL_S = 0.3
 CODEC_THREADS = 2
 STOCK_TLS_PORT = 8883
 """The only port on which devices use TLS."""
-_PRESENT_NUMBERS = ("connections", "devices", "channels_open", "connections_open")
-"""Members of statistics that go down as well as up."""
 
 
 def run(loaded: Loaded) -> int:
@@ -448,7 +446,7 @@ def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any
     for name, part in parts.items():
         if part is None:
             continue
-        metrics.stats.add(name, partial(getattr, part, "stats"), gauges=_PRESENT_NUMBERS)
+        metrics.stats.add(name, partial(getattr, part, "stats"))
     metrics.stats.add(
         "bridge",
         lambda: {

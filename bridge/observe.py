@@ -19,27 +19,29 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LAG_PERIOD_S = 0.1
+_PRESENT = frozenset({"channels_open", "connections", "connections_open", "devices"})
+"""Ints among the counters that are present numbers."""
 _STAGES = ("committed", "asr_final", "llm_first", "tts_first", "first_packet")
 _BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)
 
 
 class StatsCollector(Collector):
-    """Publishes the plain counters that the packages keep: dataclasses of ints, floats for gauges."""
+    """Publishes the plain counters that the packages keep: dataclasses of ints; floats and present numbers are gauges."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, tuple[Callable[[], object], frozenset[str]]] = {}
+        self._sources: dict[str, Callable[[], object]] = {}
 
-    def add(self, prefix: str, source: Callable[[], object], *, gauges: Iterable[str] = ()) -> None:
-        """``source`` gives a dataclass instance or a mapping at each scrape. ``gauges``: its ints that are present numbers."""
-        self._sources[prefix] = (source, frozenset(gauges))
+    def add(self, prefix: str, source: Callable[[], object]) -> None:
+        """``source`` gives a dataclass instance or a mapping at each scrape."""
+        self._sources[prefix] = source
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        for prefix, (source, gauges) in self._sources.items():
+        for prefix, source in self._sources.items():
             for name, value in _members(source()):
                 metric = f"xiaozhi_{prefix}_{name}"
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     continue
-                if isinstance(value, float) or name in gauges:
+                if isinstance(value, float) or name in _PRESENT:
                     yield GaugeMetricFamily(metric, f"{name} of {prefix}", value=value)
                 else:
                     yield CounterMetricFamily(metric, f"{name} of {prefix}", value=value)
