@@ -127,6 +127,8 @@ def serve(
     data_dir: DataDir = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="one JSON object a line")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes, for the cores of one machine (docs/workers.md)")] = None,
+    worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     traceback: Traceback = False,
 ) -> None:
     """Run the server."""
@@ -139,11 +141,21 @@ def serve(
         "log.level": log_level,
         "log.format": "json" if json_logs else None,
         "log.tracebacks": True if traceback else None,
+        "workers": workers,
     }
     loaded = load_settings(config, sets, overrides)
+    if worker_fd is not None:
+        from bridge.workers import worker
+
+        raise typer.Exit(worker.run(loaded, worker_fd))
     from bridge import logs
 
     logs.configure(loaded.tree.log)
+    if loaded.tree.workers > 1:
+        from bridge.workers import supervisor
+
+        command = [sys.executable, *sys.orig_argv[1:]]
+        raise typer.Exit(supervisor.run(loaded, command=command, reload=lambda: load_settings(config, sets, overrides)))
     from bridge.app import run
 
     raise typer.Exit(run(loaded))

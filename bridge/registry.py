@@ -133,6 +133,12 @@ class Registry:
         if device.session is not None:
             device.grace = asyncio.get_running_loop().call_later(self._services.settings.session.grace_s, self._grace_over, device)
 
+    def device_moved(self, device_id: str) -> None:
+        """The device has connected to another process: its session here ends, without a word to the device."""
+        device = self._devices.get(device_id)
+        if device is not None and device.session is not None:
+            device.session.end("the device has connected to another worker", goodbye=False)
+
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         device = self._device(identity)
         self._received(device, message, via=device.mqtt)

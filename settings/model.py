@@ -230,6 +230,7 @@ class SettingsTree(Branch):
         "open",
         description="open: a new device is let in at once; code: it shows a code that a person confirms; closed: only known devices",
     )
+    workers: int = Field(1, ge=1, le=256, description="processes that share the load, each with engines of its own (docs/workers.md)")
     audio: Audio = Audio()
     session: Session = Session()
     assistant: Assistant = Assistant()
