@@ -86,6 +86,11 @@ class ChannelCore:
         return self._jitter.deadline
 
     @property
+    def jitter_hold_s(self) -> float:
+        """How long a gap is waited for at present (:class:`udp_audio.jitter.HoldTime`)."""
+        return self._jitter.hold_s
+
+    @property
     def has_frames(self) -> bool:
         """Whether :meth:`take` would return something."""
         return bool(self._frames)
