@@ -72,7 +72,7 @@ class Endpointer:
     def _in_speech(self, probability: float) -> Mark | None:
         voiced = probability >= (self._options.threshold if self._silence_ms else self._options.release_threshold)
         if voiced:
-            resumed = self._silence_ms >= self._early_ms
+            resumed = self._silence_ms >= self._early_ms - self._window_ms / 2
             self._silence_ms = 0.0
             self.speech_ms += self._window_ms
             return Mark.RESUMED if resumed else None
@@ -83,7 +83,8 @@ class Endpointer:
             (float(self._options.silence_ms), Mark.END),
             (self._early_ms, Mark.EARLY),
         ):
-            if before < limit_ms <= self._silence_ms:
+            # the window nearest to the limit, not the first behind it: a whole window is a long time to wait
+            if before < limit_ms - self._window_ms / 2 <= self._silence_ms:
                 return mark
         return None
 

@@ -37,7 +37,9 @@ _ASSIGNED = re.compile(r"(?i)\b(api[_-]?key|password|passwd|token|secret|nonce)(
 _URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 # Libraries whose INFO is nobody's news; they are heard when log.level is debug.
-_QUIET = ("httpx", "httpcore", "openai", "faster_whisper", "uvicorn.access")
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "uvicorn.access")
+# At debug this one writes whole requests: what was heard and said.
+_NEVER_DEBUG = ("openai",)
 
 
 def bound(**context: Any) -> AbstractContextManager[None]:
@@ -69,6 +71,8 @@ def configure(config: Log, *, stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.NOTSET if level <= logging.DEBUG else logging.WARNING)
+    for name in _NEVER_DEBUG:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -108,6 +108,8 @@ class Registry:
         if device.grace is not None:
             device.grace.cancel()
             device.grace = None
+        if device.session is not None:
+            device.session.resume()
         log.info("device connected", device=identity.device_id, peer=peer_ip, resumed=device.session is not None)
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:

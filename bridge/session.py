@@ -27,7 +27,7 @@ from bridge.skills import SkillReply, Skills, Timers
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
-from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStop
+from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
 from settings.model import SettingsTree
@@ -97,7 +97,8 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
-        self._send = send
+        self._deliver = send
+        self._start_missed = False
         self._prepare = prepare
         self._server_aec = server_aec
         self._ear = Ear(
@@ -116,7 +117,7 @@ class Session:
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
         self._wake_word = ""
-        self._greeting_due = False
+        self._greeting = ""
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._farewell = False
@@ -161,6 +162,23 @@ class Session:
     @property
     def ended(self) -> bool:
         return self._ended.is_set()
+
+    def resume(self) -> None:
+        """The control connection is back.
+
+        A device that missed the end of an answer would stay in `speaking`: it is told again (who is not speaking ignores it).
+        One that missed the beginning still listens while we wait for its next `listen start`: it is hung up.
+        """
+        if self._start_missed:
+            self.end("an answer was missed while the control connection was away", goodbye=True)
+        elif self.state is not State.SPEAKING:
+            self._send(TtsStop(session_id=self.session_id))
+
+    def _send(self, message: Outbound) -> bool:
+        delivered = self._deliver(message)
+        if isinstance(message, TtsStart) and not delivered:
+            self._start_missed = True
+        return delivered
 
     async def _listen(self) -> None:
         try:
@@ -208,13 +226,13 @@ class Session:
         """The wake word has been spoken: its own audio is not a request."""
         self._wake_word = bare(text)
         self._ear.forget_waiting()
-        self._greeting_due = bool(self._settings.session.greeting)
+        self._greeting = self._settings.session.greeting
 
     def _greet(self) -> None:
-        """Answer the wake word, once the device listens: a greeting before its `listen start` would be cut off by it."""
-        if self._greeting_due:
-            self._greeting_due = False
-            self.announce(self._settings.session.greeting)
+        """Only now: `listen start` follows the wake word at once, and takes the floor from whoever speaks."""
+        greeting, self._greeting = self._greeting, ""
+        if greeting:
+            self.announce(greeting)
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""

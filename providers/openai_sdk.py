@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -36,12 +38,50 @@ class Endpoint(Protocol):
     def retries(self) -> int: ...
 
 
-async def client(config: Endpoint) -> AsyncOpenAI:
-    """A client with a connection pool of its own; close it with ``await client.close()``.
+class Client:
+    """The SDK's client of one provider, made when it is first needed; afterwards closed for good."""
 
-    Raises ProviderRejected when the configuration cannot make one (an address that is none).
-    """
-    return await asyncio.get_running_loop().run_in_executor(None, _make, config)
+    def __init__(self, config: Endpoint, *, provider: str) -> None:
+        self._config = config
+        self._provider = provider
+        self._sdk: AsyncOpenAI | None = None
+        self._warm = False
+        self._making = asyncio.Lock()
+        self._closed = False
+
+    async def get(self) -> AsyncOpenAI:
+        """The client with its own connection pool.
+
+        Raises ProviderRejected when the configuration cannot make one (an address that is none), ProviderUnavailable once closed.
+        """
+        async with self._making:
+            if self._closed:
+                raise ProviderUnavailable(f"the connection to {where(self._config.base_url)} is closed", provider=self._provider)
+            if self._sdk is None:
+                self._sdk = await asyncio.get_running_loop().run_in_executor(None, _make, self._config)
+            return self._sdk
+
+    async def warm(self) -> None:
+        """Make the first request like the later ones: rehearse the SDK, then open a connection (DNS, TCP, TLS). Idempotent.
+
+        Any answer will do, and no answer is no error here. Raises as :meth:`get`.
+        """
+        sdk = await self.get()
+        if self._warm:
+            return
+        self._warm = True
+        import openai
+
+        await asyncio.get_running_loop().run_in_executor(None, _rehearse)
+        with contextlib.suppress(openai.OpenAIError):
+            await sdk.with_options(max_retries=0, timeout=5).models.list()
+
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        self._closed = True
+        sdk, self._sdk = self._sdk, None
+        if sdk is not None:
+            await sdk.close()
 
 
 def _make(config: Endpoint) -> AsyncOpenAI:
@@ -53,12 +93,42 @@ def _make(config: Endpoint) -> AsyncOpenAI:
     return AsyncOpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.retries)
 
 
-async def warm(sdk: AsyncOpenAI) -> None:
-    """Open a connection ahead of the first request (DNS, TCP, TLS): any answer will do, and no answer is no error here."""
+@functools.cache
+def _rehearse() -> None:
+    """Make each kind of request once, without a network: the SDK imports and builds most of itself at its first use."""
+    asyncio.run(_rehearsal())
+
+
+async def _rehearsal() -> None:
     import openai
 
-    with contextlib.suppress(openai.OpenAIError):
-        await sdk.with_options(max_retries=0, timeout=5).models.list()
+    http = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+    def answer(request: Any) -> Any:
+        if request.url.path.endswith("/transcriptions"):
+            return http.Response(200, json={"text": ""})
+        if request.url.path.endswith("/speech"):
+            return http.Response(200, content=b"")
+        chunk = {
+            "id": "",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": "",
+            "choices": [{"index": 0, "delta": {"content": ""}}],
+        }
+        return http.Response(200, text=f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", headers={"content-type": "text/event-stream"})
+
+    transport = http.MockTransport(answer)
+    async with openai.AsyncOpenAI(
+        api_key=_NO_KEY, base_url="http://rehearsal.invalid/v1", http_client=openai.DefaultAsyncHttpxClient(transport=transport)
+    ) as sdk:
+        await sdk.audio.transcriptions.create(model="", file=("speech.wav", b"", "audio/wav"), response_format="json")
+        stream = await sdk.chat.completions.create(model="", messages=[{"role": "user", "content": ""}], stream=True)
+        async with stream:
+            async for _ in stream:
+                pass
+        async with sdk.audio.speech.with_streaming_response.create(model="", voice="alloy", input="", response_format="pcm") as speech:
+            await speech.read()
 
 
 def where(base_url: str) -> str:

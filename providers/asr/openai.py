@@ -46,16 +46,13 @@ class OpenAiTranscription:
 
     def __init__(self, config: OpenAiAsr) -> None:
         self._config = config
-        self._sdk: AsyncOpenAI | None = None
-        self._making = asyncio.Lock()
-        self._closed = False
+        self._client = openai_sdk.Client(config, provider=_PROVIDER)
         self.early = config.early
         self.stats = TranscriptionStats()
 
     async def warm(self) -> None:
         """Import the SDK and open a connection. An endpoint that does not answer yet is no error. Idempotent."""
-        if self._sdk is None:
-            await openai_sdk.warm(await self._client())
+        await self._client.warm()
 
     async def transcribe(self, audio: AsyncIterator[PcmFrame]) -> AsyncGenerator[Transcript, None]:
         """The transcript of one utterance, once its audio has ended; an empty one, without a request, for silence.
@@ -68,7 +65,7 @@ class OpenAiTranscription:
             self.stats.empty += 1
             yield Transcript("", self._config.language)
             return
-        sdk = await self._client()
+        sdk = await self._client.get()
         self.stats.requests += 1
         try:
             async with asyncio.timeout(self._config.timeout_s):
@@ -82,18 +79,7 @@ class OpenAiTranscription:
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent."""
-        self._closed = True
-        sdk, self._sdk = self._sdk, None
-        if sdk is not None:
-            await sdk.close()
-
-    async def _client(self) -> AsyncOpenAI:
-        async with self._making:
-            if self._closed:
-                raise ProviderUnavailable("speech recognition is closed", provider=_PROVIDER)
-            if self._sdk is None:
-                self._sdk = await openai_sdk.client(self._config)
-            return self._sdk
+        await self._client.aclose()
 
     async def _ask(self, sdk: AsyncOpenAI, utterance: bytes) -> Any:
         language: dict[str, Any] = {"language": self._config.language.split("-")[0].lower()} if self._config.language else {}

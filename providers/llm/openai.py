@@ -16,7 +16,7 @@ from providers.llm.completion import AnswerParser, dump_messages, dump_tools
 from settings.providers import OpenAiLlm
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI, AsyncStream
+    from openai import AsyncStream
     from openai.types.chat import ChatCompletionChunk
 
     from providers.models import ModelStore
@@ -75,13 +75,12 @@ class OpenAiChat:
         self.stats = OpenAiChatStats()
         self._config = config
         self._dialect = _Dialect()
-        self._sdk: AsyncOpenAI | None = None
-        self._making = asyncio.Lock()
+        self._client = openai_sdk.Client(config, provider=PROVIDER)
 
     async def warm(self, prefix: Sequence[Message] = ()) -> None:
         """Import the SDK and open a connection; an endpoint that is down is no error yet. Raises ProviderRejected."""
         del prefix  # evaluating it would cost tokens; endpoints that cache prefixes do so by themselves
-        await openai_sdk.warm(await self._client())
+        await self._client.warm()
 
     async def chat(self, history: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> AsyncGenerator[ChatEvent, None]:
         """See the protocol. Closing the generator closes the connection, which makes the endpoint stop."""
@@ -112,19 +111,11 @@ class OpenAiChat:
 
     async def aclose(self) -> None:
         """Close the connection pool; idempotent."""
-        sdk, self._sdk = self._sdk, None
-        if sdk is not None:
-            await sdk.close()
-
-    async def _client(self) -> AsyncOpenAI:
-        async with self._making:
-            if self._sdk is None:
-                self._sdk = await openai_sdk.client(self._config)
-            return self._sdk
+        await self._client.aclose()
 
     async def _open(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> AsyncStream[ChatCompletionChunk]:
         """The answer's stream, with as much of the request as this endpoint understands."""
-        sdk = await self._client()
+        sdk = await self._client.get()
         import openai
 
         dialect = self._dialect

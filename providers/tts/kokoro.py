@@ -11,12 +11,12 @@ import structlog
 from numpy.typing import NDArray
 
 from providers.base import ModelMissing, Pcm, PcmFrame, ProviderUnavailable
+from providers.engine_thread import EngineThread
 from providers.models import ModelStore
 from providers.tts import onnx
 from providers.tts.envelope import Envelope, quantize
 from providers.tts.phonemes import Phonemizer, tokens
 from providers.tts.text import clauses, speakable
-from providers.tts.worker import Worker
 from settings import providers as configs
 
 log = structlog.get_logger(__name__)
@@ -53,20 +53,20 @@ class KokoroTts:
         self._config = config
         self._store = store
         self._engine: _Engine | None = None
-        self._worker = Worker("kokoro")
+        self._thread = EngineThread("kokoro")
         self.stats = KokoroStats()
 
     async def warm(self) -> None:
         """Load model, voice and dictionaries and speak a word unheard. Idempotent. Raises ModelMissing, ProviderUnavailable."""
         if self._engine is None:
-            await self._worker.run(self._load)
+            await self._thread.run(self._load)
 
     async def synthesize(self, text: str) -> AsyncGenerator[PcmFrame, None]:
         """The speech of one sentence, a frame a clause. Cancelled or closed, it stops after the clause being computed."""
         await self.warm()
         parts = clauses(speakable(text), min_units=_MIN_CLAUSE_UNITS, max_units=_MAX_CLAUSE_UNITS)
         for number, clause in enumerate(parts, start=1):
-            samples = await self._worker.run(lambda clause=clause: self._speak(clause))  # type: ignore[misc]
+            samples = await self._thread.run(self._speak, clause)
             last = number == len(parts)
             piece = _shaped(samples, pause_ms=_STOP_PAUSE_MS if clause[-1] in ".!?。！？…" and not last else _PAUSE_MS)
             if len(piece):
@@ -74,10 +74,10 @@ class KokoroTts:
 
     async def aclose(self) -> None:
         """Give the model back. Idempotent; a clause being computed ends in the background."""
-        self._worker.close()
+        await self._thread.aclose()
         self._engine = None
 
-    # -- in the worker's thread ----------------------------------------------------------------------------------------
+    # -- in the engine's thread ----------------------------------------------------------------------------------------
     def _load(self) -> None:
         if self._engine is None:
             engine = _Engine(self._config, self._store)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from providers import openai_sdk
 from providers.base import PcmFrame, ProviderRejected, ProviderUnavailable
@@ -14,9 +13,6 @@ from providers.tts.envelope import Envelope
 from providers.tts.pcm_stream import PcmStream, UnknownAudioError
 from providers.tts.text import speakable
 from settings import providers as configs
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 _PROVIDER: Final = "openai"
 
@@ -32,21 +28,18 @@ class OpenAiTts:
 
     def __init__(self, config: configs.OpenAiTts) -> None:
         self._config = config
-        self._sdk: AsyncOpenAI | None = None
-        self._making = asyncio.Lock()
-        self._closed = False
+        self._client = openai_sdk.Client(config, provider=_PROVIDER)
 
     async def warm(self) -> None:
         """Import the SDK and open a connection; an endpoint that does not answer is no error yet. Idempotent."""
-        if self._sdk is None:
-            await openai_sdk.warm(await self._client())
+        await self._client.warm()
 
     async def synthesize(self, text: str) -> AsyncGenerator[PcmFrame, None]:
         """The speech of one sentence as it comes. Cancelled or closed, the request is dropped and the pool stays usable."""
         spoken = speakable(text)
         if not spoken:
             return
-        sdk = await self._client()
+        sdk = await self._client.get()
         host = openai_sdk.where(self._config.base_url)
         async with AsyncExitStack() as stack:
             with openai_sdk.translated_errors(_PROVIDER, self._config.base_url):
@@ -75,18 +68,7 @@ class OpenAiTts:
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent."""
-        self._closed = True
-        sdk, self._sdk = self._sdk, None
-        if sdk is not None:
-            await sdk.close()
-
-    async def _client(self) -> AsyncOpenAI:
-        async with self._making:
-            if self._closed:
-                raise ProviderUnavailable("the voice has been closed", provider=_PROVIDER)
-            if self._sdk is None:
-                self._sdk = await openai_sdk.client(self._config)
-            return self._sdk
+        await self._client.aclose()
 
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
         with openai_sdk.translated_errors(_PROVIDER, self._config.base_url):

@@ -15,11 +15,11 @@ import numpy as np
 import structlog
 
 from providers.base import ModelMissing, Pcm, PcmFrame, ProviderUnavailable
+from providers.engine_thread import EngineThread
 from providers.models import ModelStore
 from providers.tts import espeak, onnx
 from providers.tts.envelope import Envelope, quantize
 from providers.tts.text import clauses, speakable
-from providers.tts.worker import Worker
 from settings import providers as configs
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class PiperTts:
         self._config = config
         self._store = store
         self._voice: PiperVoice | None = None
-        self._worker = Worker("piper")
+        self._thread = EngineThread("piper")
 
     async def warm(self) -> None:
         """Load the voice and speak a word unheard. Idempotent. Raises ModelMissing, ProviderUnavailable."""
         if self._voice is None:
-            await self._worker.run(self._load)
+            await self._thread.run(self._load)
 
     async def synthesize(self, text: str) -> AsyncGenerator[PcmFrame, None]:
         """The speech of one sentence, in one frame or several. Cancelled or closed, it stops after the part being computed."""
@@ -65,8 +65,8 @@ class PiperTts:
         envelope: Envelope | None = None
         rate_hz = 0
         for part in _parts(speakable(text)):
-            for sentence in await self._worker.run(lambda part=part: self._phonemes(part)):  # type: ignore[misc]
-                samples, rate_hz = await self._worker.run(lambda sentence=sentence: self._speak(sentence))  # type: ignore[misc]
+            for sentence in await self._thread.run(self._phonemes, part):
+                samples, rate_hz = await self._thread.run(self._speak, sentence)
                 envelope = envelope or Envelope(rate_hz)
                 settled = envelope.feed(samples)
                 if len(settled):
@@ -76,10 +76,10 @@ class PiperTts:
 
     async def aclose(self) -> None:
         """Give the voice back. Idempotent; a part being computed ends in the background."""
-        self._worker.close()
+        await self._thread.aclose()
         self._voice = None
 
-    # -- in the worker's thread ----------------------------------------------------------------------------------------
+    # -- in the engine's thread ----------------------------------------------------------------------------------------
     def _load(self) -> None:
         if self._voice is None:
             voice = _voice(self._config.voice, self._store)

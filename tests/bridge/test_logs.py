@@ -67,11 +67,11 @@ def test_a_line_has_time_level_logger_sentence_and_facts() -> None:
 def test_other_libraries_join_with_context() -> None:
     lines = configured()
     with logs.bound(device="aa:bb", session="s1", turn=3):
-        logging.getLogger("uvicorn.error").warning("took %d ms", 5)
+        logging.getLogger("some.library").warning("took %d ms", 5)
         log.info("ours")
     logging.getLogger("aiomqtt").info("afterwards")
     foreign, ours, after = lines()
-    assert (foreign["event"], foreign["logger"], foreign["device"], foreign["turn"]) == ("took 5 ms", "uvicorn.error", "aa:bb", 3)
+    assert (foreign["event"], foreign["logger"], foreign["device"], foreign["turn"]) == ("took 5 ms", "some.library", "aa:bb", 3)
     assert (ours["session"], ours["device"]) == ("s1", "aa:bb")
     assert "device" not in after
 
