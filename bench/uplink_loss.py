@@ -60,10 +60,9 @@ def encode(samples: Pcm, *, fec: bool) -> list[bytes]:
     return [encoder.encode(frame) for frame in padded.reshape(-1, 960)]
 
 
-def received(packets: Sequence[bytes], network: Conditions, seed: int) -> list[UplinkFrame]:
+def received(packets: Sequence[bytes], wire: Wire) -> list[UplinkFrame]:
     """What the channel hands to the ear."""
     core = ChannelCore(ssrc=0x01020304, key=KEY, frame_ms=60, mqtt_ip="192.0.2.7", counter_start=5, now=0.0)
-    wire = Wire(network, seed)
     for number, packet in enumerate(packets, 1):
         wire.send(uplink(KEY, core.nonce, number, packet), number * FRAME_S)
     frames: list[UplinkFrame] = []
@@ -128,13 +127,14 @@ async def measure(seeds: int) -> None:
                     wrong = total = lost = frames_count = recovered = 0
                     for seed in range(seeds if name != "none" else 1):
                         for sentence, samples in speech.items():
-                            frames = received(encode(samples, fec=fec), network, seed)
+                            wire = Wire(network, f"{seed}/{sentence}")
+                            frames = received(encode(samples, fec=fec), wire)
                             heard, decoder = decode(frames, conceal=conceal)
                             reference = words(sentence)
                             wrong += edits(reference, words(await transcript(asr, heard)))
                             total += len(reference)
-                            lost += sum(frame.lost for frame in frames)
-                            frames_count += len(frames)
+                            lost += wire.stats.lost
+                            frames_count += wire.stats.offered
                             recovered += decoder.stats.recovered
                     row[column] = round(1 - wrong / total, 3)
                     row["frames lost"] = round(lost / frames_count, 3)

@@ -29,6 +29,7 @@ from bridge.banner import Facts, banner
 from bridge.errors import OperatorError
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
+from bridge.reception import ReceptionCollector
 from bridge.registry import AudioEndpoint, Registry
 from bridge.release import release
 from bridge.scope import task_scope
@@ -144,9 +145,11 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
+            device_stats=lambda device_id: (report := registry.reception(device_id)) and report.as_json(),
             options=OtaOptions(keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token),
         )
         devices.on_revoked = front.disconnect
+        metrics.registry.register(ReceptionCollector(registry.receptions, per_device=settings.metrics.per_device))
         _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(

@@ -321,6 +321,31 @@ def devices_list(*, config: Config = None, sets: Sets = None, url: Url = None, a
         typer.echo("No device has asked yet")
 
 
+@devices_app.command("stats")
+def devices_stats(
+    device_id: Annotated[str | None, typer.Argument(help="one device; all that have connected when left out")] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well the audio of devices arrives: loss, jitter, reordering, concealment."""
+    import json
+
+    from bridge.fleet import Fleet, reception_line
+
+    fleet = Fleet(load_settings(config, sets).tree, url=url)
+    found = {device_id: fleet.statistics(device_id)} if device_id else fleet.all_statistics()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one, statistics in found.items():
+        typer.echo(reception_line(one, statistics))
+    if not found:
+        typer.echo("No device has connected since the server started")
+
+
 @devices_app.command("approve")
 def devices_approve(code: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
     """Let in the device that shows this code."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from bridge.history import History
+from bridge.reception import Ledger, ReceptionReport
 from bridge.session import Services, Session
 from iot.descriptors import Things
 from iot.device_mcp import DeviceMcp
@@ -64,6 +65,7 @@ class Device:
     session: Session | None = None
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
 
 
 class Registry:
@@ -99,6 +101,16 @@ class Registry:
     @property
     def sessions(self) -> list[Session]:
         return [device.session for device in self._devices.values() if device.session is not None]
+
+    def receptions(self) -> dict[str, ReceptionReport]:
+        """How the audio of each device arrives; keyed by Device-Id."""
+        now = asyncio.get_running_loop().time()
+        return {device_id: device.ledger.report(now) for device_id, device in self._devices.items()}
+
+    def reception(self, device_id: str) -> ReceptionReport | None:
+        """The same for one device; None when this process has not seen it."""
+        device = self._devices.get(device_id)
+        return device.ledger.report(asyncio.get_running_loop().time()) if device is not None else None
 
     # -- the link ----------------------------------------------------------------------------------------------------------
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None:
@@ -181,6 +193,7 @@ class Registry:
             send=lambda message: self._send(device, message),
             prepare=device.mcp.initialize if hello.features.mcp else None,
         )
+        device.ledger.open(session.line)
         endpoint, audio = self._audio_endpoint(), self._services.settings.audio
         self._send(
             device,
@@ -219,6 +232,7 @@ class Registry:
     def _forget(self, device: Device, session: Session) -> None:
         if device.session is session:
             device.session = None
+            device.ledger.close()
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:
                 device.grace.cancel()

@@ -21,6 +21,7 @@ from bridge.history import History
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
+from bridge.reception import Line
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
@@ -123,6 +124,12 @@ class Session:
         self._farewell = False
         self._active_at = asyncio.get_running_loop().time()
         self._played_ms = 0
+
+    @property
+    def line(self) -> Line:
+        """Where the counters of this session's audio are read."""
+        channel = self.channel
+        return Line(channel.stats, self._ear.stats, lambda: channel.jitter_hold_s, lambda: channel.last_received_at)
 
     # -- life --------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:

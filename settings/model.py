@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from settings.providers import (
     AsrConfig,
@@ -117,6 +117,18 @@ class Log(Branch):
     tracebacks: bool = Field(False, description="true: errors come with their traceback")
 
 
+class MetricsExport(Branch):
+    """What ``/metrics`` shows."""
+
+    per_device: Literal["auto", "on", "off"] = Field("auto", description="series of each device; auto: while there are at most 50")
+
+    @field_validator("per_device", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: object) -> object:
+        """YAML reads on and off as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Admin(Branch):
     token: SecretStr = Field(
         SecretStr(""),
@@ -146,4 +158,5 @@ class SettingsTree(Branch):
     intent: IntentConfig = HassilIntents()
     models: Models = Models()
     admin: Admin = Admin()
+    metrics: MetricsExport = MetricsExport()
     log: Log = Log()

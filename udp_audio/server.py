@@ -201,6 +201,11 @@ class AudioChannel:
         """Event loop time of the last believed packet."""
         return self._core.last_received_at
 
+    @property
+    def jitter_hold_s(self) -> float:
+        """How long a missing packet is waited for at present."""
+        return self._core.jitter_hold_s
+
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.
 

@@ -170,9 +170,7 @@ class RawDevice:
         self.publish(type="hello", **(standard | members))
         reply = (await self.events.wait_for(is_message("hello"), timeout_s=10.0, since=before)).message
         udp = reply["udp"]
-        self.grant = Grant(
-            reply["session_id"], (udp["server"], udp["port"]), bytes.fromhex(udp["key"]), bytes.fromhex(udp["nonce"]), reply
-        )
+        self.grant = Grant(reply["session_id"], (udp["server"], udp["port"]), bytes.fromhex(udp["key"]), bytes.fromhex(udp["nonce"]), reply)
         self.sequence = 0
         return self.grant
 
@@ -216,7 +214,9 @@ class RawDevice:
     def packets_at(self, socket: Socket) -> list[Packet]:
         grant = self.session
         return [
-            Packet(at_s, source, data, bytes(a ^ b for a, b in zip(data[16:], keystream(grant.key, data[:16], len(data) - 16), strict=True)))
+            Packet(
+                at_s, source, data, bytes(a ^ b for a, b in zip(data[16:], keystream(grant.key, data[:16], len(data) - 16), strict=True))
+            )
             for at_s, source, data in socket.datagrams
         ]
 
@@ -238,7 +238,9 @@ class RawDevice:
         """The sentences of the answer that begins after the mark, once it has ended."""
         start = await self.wait("tts", since=since, state="start")
         stop = await self.wait("tts", since=start.index, state="stop", timeout_s=timeout_s)
-        return [str(event.message["text"]) for event in self.all("tts", since=start.index, state="sentence_start") if event.index < stop.index]
+        return [
+            str(event.message["text"]) for event in self.all("tts", since=start.index, state="sentence_start") if event.index < stop.index
+        ]
 
 
 @asynccontextmanager

@@ -81,9 +81,7 @@ async def test_check_062_and_063_long_answer_is_paced_for_every_queue(tmp_path: 
         for device in devices:
             await device.boot()
         await raw.hello()
-        turns = [
-            tasks.create_task(device.converse(sung(500, frame_ms=device.profile.frame_ms), timeout_s=60)) for device in devices
-        ]
+        turns = [tasks.create_task(device.converse(sung(500, frame_ms=device.profile.frame_ms), timeout_s=60)) for device in devices]
         answer = tasks.create_task(raw.answer(raw.sing(500), timeout_s=60))
         for device, task in zip(devices, turns, strict=True):
             turn = await task

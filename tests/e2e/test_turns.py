@@ -104,7 +104,9 @@ async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(
         await device.wait_for(is_message("tts", state="stop"), since=answer.index)
         stt = [event.message["text"] for event in device.events if event.message["type"] == "stt"]
         assert stt == ["pitch 400", "pitch 700", "pitch 500", "pitch 900"]
-        assert [e.message["text"] for e in device.events.since(answer.index) if e.message.get("state") == "sentence_start"] == ["You sang 900."]
+        assert [e.message["text"] for e in device.events.since(answer.index) if e.message.get("state") == "sentence_start"] == [
+            "You sang 900."
+        ]
         assert listens(device) == ["start"]
         assert balanced(device)
 
