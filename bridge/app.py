@@ -129,7 +129,13 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         stack.push_async_callback(audio.aclose)
         host = settings.advertise.host or lan_address() or "127.0.0.1"
         audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
-        registry = Registry(services=services, audio=audio, audio_endpoint=lambda: audio_endpoint, tasks=tasks)
+        registry = Registry(
+            services=services,
+            audio=audio,
+            audio_endpoint=lambda: audio_endpoint,
+            tasks=tasks,
+            firmware=lambda device_id: known.facts.firmware if (known := devices.get(device_id)) is not None else "",
+        )
         front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
         registry.attach(front)
         mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
@@ -145,7 +151,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
-            device_stats=lambda device_id: (report := registry.reception(device_id)) and report.as_json(),
+            device_stats=lambda device_id: report.as_json() if (report := registry.reception(device_id)) is not None else None,
             options=OtaOptions(keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token),
         )
         devices.on_revoked = front.disconnect

@@ -78,11 +78,14 @@ class Registry:
         audio: AudioServer,
         audio_endpoint: Callable[[], AudioEndpoint],
         tasks: asyncio.TaskGroup,
+        firmware: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """``firmware`` gives the version that a device told at its check-version, by Device-Id; empty when it is not known."""
         self._services = services
         self._audio = audio
         self._audio_endpoint = audio_endpoint
         self._tasks = tasks
+        self._firmware = firmware
         self._link: Link | None = None
         self._devices: dict[str, Device] = {}
         self._closing = False
@@ -190,6 +193,7 @@ class Registry:
             things=things,
             history=self._history(device),
             services=self._services,
+            firmware=self._firmware(device.identity.device_id),
             send=lambda message: self._send(device, message),
             prepare=device.mcp.initialize if hello.features.mcp else None,
         )

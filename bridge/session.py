@@ -18,6 +18,7 @@ import structlog
 from bridge.dialogue import Action, Event, Mode, State, move
 from bridge.ear import Ear, Utterance
 from bridge.history import History
+from bridge.lead import LeadPolicy
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
@@ -84,6 +85,7 @@ class Session:
         things: Things | None,
         history: History,
         services: Services,
+        firmware: str = "",
         send: Callable[[Outbound], bool],
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
@@ -98,6 +100,8 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
+        audio = self._settings.audio
+        self._lead = LeadPolicy(audio.lead_frames, audio.frame_ms, firmware)
         self._deliver = send
         self._start_missed = False
         self._prepare = prepare
@@ -355,6 +359,7 @@ class Session:
             output=self._mouth,
             engines=self._services.engines,
             audio=self._settings.audio,
+            lead_frames=self._lead.frames(jitter_ms=self.channel.stats.reception.jitter_ms),
             limits=self._limits,
             history=self._history,
             system_prompt=self._system_prompt,
