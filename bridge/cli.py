@@ -155,6 +155,7 @@ def device(
     repeat: Annotated[int, typer.Option(min=1, max=10_000, help="say everything so often, in one conversation")] = 1,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds to wait for an answer")] = 60,
     aec: Annotated[bool, typer.Option("--aec", help="a device with echo cancellation by the server")] = False,
+    aead: Annotated[bool, typer.Option("--aead", help="offer authenticated encryption of audio, which no stock firmware has")] = False,
     traceback: Traceback = False,
 ) -> None:
     """Be a device: fetch the configuration, connect, ask aloud, keep the answer."""
@@ -173,6 +174,7 @@ def device(
         json_lines=as_json,
         timeout_s=timeout_s,
         aec=aec,
+        aead=aead,
     )
     raise typer.Exit(run(options))
 

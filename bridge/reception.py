@@ -56,7 +56,7 @@ class UplinkTotals:
             reordered=reception.reordered,
             late=reception.late,
             duplicates=channel.duplicates + reception.duplicates,
-            rejected=channel.implausible + channel.old + channel.far_ahead + channel.distrusted,
+            rejected=channel.implausible + channel.forged + channel.old + channel.far_ahead + channel.distrusted,
             queue_dropped=channel.queue_dropped,
             concealed=ear.concealed,
             recovered=ear.recovered,

@@ -36,6 +36,7 @@ from mqtt_control.messages import (
     Outbound,
     UdpParams,
 )
+from udp_audio.cipher import AEAD, Encryption
 from udp_audio.server import AudioServer
 
 log = structlog.get_logger(__name__)
@@ -182,7 +183,8 @@ class Registry:
             self._forget(device, device.session)
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
-        channel = self._audio.open(frame_ms=uplink_frame_ms, peer_ip=device.peer_ip)
+        encryption: Encryption = next((one for one in AEAD if one in hello.features.aead), "aes-128-ctr")
+        channel = self._audio.open(frame_ms=uplink_frame_ms, peer_ip=device.peer_ip, encryption=encryption)
         session = device.session = Session(
             session_id=secrets.token_hex(16),
             device_id=device.identity.device_id,
@@ -204,7 +206,13 @@ class Registry:
             HelloReply(
                 session_id=session.session_id,
                 audio_params=AudioParams(sample_rate=audio.sample_rate_hz, frame_duration=audio.frame_ms),
-                udp=UdpParams(server=endpoint.host, port=endpoint.port, key=channel.key.hex(), nonce=channel.nonce.hex()),
+                udp=UdpParams(
+                    server=endpoint.host,
+                    port=endpoint.port,
+                    key=channel.key.hex(),
+                    nonce=channel.nonce.hex(),
+                    encryption=encryption,
+                ),
             ),
         )
         self._tasks.create_task(self._run(device, session), name=f"session {session.session_id[:8]}")

@@ -45,6 +45,7 @@ class CliOptions:
     mode: Mode = "auto"
     profile: str = DEFAULT_PROFILE
     aec: bool = False
+    aead: bool = False
     reply: Path | None = None
     """Where the answers are written as one 24 kHz WAV file."""
     json_lines: bool = False
@@ -99,7 +100,12 @@ async def _turns(options: CliOptions, report: _Report, heard: list[TurnRecord]) 
         report.step("MQTT is connected", endpoint=f"{device.mqtt.host}:{device.mqtt.port}")
         await device.open_channel()
         assert device.grant is not None  # noqa: S101 - open_channel() has set it
-        report.step("hello was answered", udp=f"{device.grant.server}:{device.grant.port}", session=device.session_id)
+        report.step(
+            "hello was answered",
+            udp=f"{device.grant.server}:{device.grant.port}",
+            session=device.session_id,
+            encryption=device.grant.encryption,
+        )
         for path in options.recordings:
             report.step("speaking", recording=path.name, seconds=round(sayings[path].duration_s, 2))
             record = await device.converse(sayings[path], timeout_s=options.timeout_s)
@@ -138,6 +144,7 @@ def _device_options(options: CliOptions, report: _Report, source: LiveSource | N
         mode=options.mode,
         profile=options.profile,
         aec=options.aec,
+        aead=options.aead,
         impairment=options.impairment,
         microphone=source,
         ota_timing=options.ota_timing,

@@ -225,7 +225,7 @@ class Firmware:
     def _hello_arrived(self, message: Message) -> None:
         previous = self.grant.audio if self.grant is not None else AudioFormat()
         try:
-            grant = read_hello(message, previous=previous, strict=self.profile.strict_hello)
+            grant = read_hello(message, previous=previous, strict=self.profile.strict_hello, aead=self.options.aead)
         except FirmwareCrashError as crash:
             self.stats.crashes += 1
             if self._hello is not None and not self._hello.done():
@@ -381,7 +381,7 @@ class Firmware:
         self.session_id = ""
         self.stats.hellos += 1
         try:
-            self._publish(compose_hello(self.profile, aec=self.options.aec))
+            self._publish(compose_hello(self.profile, aec=self.options.aec, aead=self.options.aead))
             async with asyncio.timeout(self.options.hello_timeout_s):
                 return await self._hello
         except TimeoutError:

@@ -16,6 +16,8 @@ Message: TypeAlias = dict[str, Any]
 HELLO_TIMEOUT_S: Final = 10.0
 VALID_RATES_HZ: Final = (8_000, 12_000, 16_000, 24_000, 48_000)
 VALID_FRAMES_MS: Final = (5, 10, 20, 40, 60, 80, 100, 120)
+CTR: Final = "aes-128-ctr"
+GCM: Final = "aes-128-gcm"
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -41,16 +43,22 @@ class Grant:
     key: bytes
     nonce: bytes
     audio: AudioFormat
+    encryption: str = CTR
 
     def __repr__(self) -> str:
         return f"Grant(session_id={self.session_id!r}, server={self.server!r}, port={self.port}, audio={self.audio!r})"
 
 
-def compose_hello(profile: Profile, *, aec: bool = False) -> Message:
-    """The device's hello. Firmware before 1.7 has no ``features``; ``aec`` stands only in builds with server AEC."""
+def compose_hello(profile: Profile, *, aec: bool = False, aead: bool = False) -> Message:
+    """The device's hello. Firmware before 1.7 has no ``features``; ``aec`` stands only in builds with server AEC.
+
+    ``aead``: a client that can authenticate its audio (docs/wire-aead.md); no stock firmware does.
+    """
     message: Message = {"type": "hello", "version": 3, "transport": "udp"}
     if profile.mcp:
         message["features"] = ({"aec": True} if aec else {}) | {"mcp": True}
+    if aead:
+        message["features"] = message.get("features", {}) | {"aead": [GCM]}
     message["audio_params"] = {
         "format": "opus",
         "sample_rate": MICROPHONE_RATE_HZ,
@@ -60,8 +68,8 @@ def compose_hello(profile: Profile, *, aec: bool = False) -> Message:
     return message
 
 
-def read_hello(message: Message, *, previous: AudioFormat, strict: bool) -> Grant | str:
-    """The grant, or one clause that says why the firmware ignores this reply.
+def read_hello(message: Message, *, previous: AudioFormat, strict: bool, aead: bool = False) -> Grant | str:
+    """The grant, or one clause that says why the firmware ignores this reply. Without ``aead``, ``udp.encryption`` is not looked at.
 
     With ``strict`` false (firmware <= 2.3) a missing member raises :class:`FirmwareCrashError`, as the hardware does.
     """
@@ -82,6 +90,7 @@ def read_hello(message: Message, *, previous: AudioFormat, strict: bool) -> Gran
         key=bytes.fromhex(udp["key"]),
         nonce=bytes.fromhex(udp["nonce"]),
         audio=_audio_format(message.get("audio_params"), previous),
+        encryption=GCM if aead and udp.get("encryption") == GCM else CTR,
     )
 
 
