@@ -69,10 +69,19 @@ def run(loaded: Loaded) -> int:
     return 0
 
 
-async def serve(loaded: Loaded, *, ready: Callable[[Facts], None] | None = None, stop: asyncio.Event | None = None) -> None:
-    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect."""
+async def serve(
+    loaded: Loaded,
+    *,
+    ready: Callable[[Facts], None] | None = None,
+    stop: asyncio.Event | None = None,
+    providers: Callable[[SettingsTree, ModelStore], Providers] | None = None,
+) -> None:
+    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect.
+
+    ``providers`` as in :func:`bridge`.
+    """
     stop = stop or asyncio.Event()
-    async with bridge(loaded) as facts:
+    async with bridge(loaded, providers=providers) as facts:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError):  # not on the main thread, or not on this system
