@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import signal
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,19 +22,27 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
 
-from bridge.address import lan_address
+from bridge.address import AdvertisedHost
 from bridge.admin import AdminAccess, admin_token, local_url, write_access
+from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
+from bridge.certificate import ServerCertificate
+from bridge.control import build_control, hand_off, start_broker
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
 from bridge.reception import ReceptionCollector
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
 from bridge.session import Services
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
+from bridge.websocket.endpoint import PATH as WEBSOCKET_PATH
+from bridge.websocket.endpoint import WebSocketEndpoint
+from bridge.websocket.framing import MAX_MESSAGE_BYTES
 from mqtt_control.front import Front
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
@@ -47,7 +54,7 @@ from providers.factory import build_asr, build_intents, build_llm, build_tts, bu
 from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.load import Loaded
-from settings.model import SettingsTree
+from settings.model import Mqtt, SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
@@ -56,6 +63,8 @@ log = structlog.get_logger(__name__)
 PORTS_TRIED = 50
 FAREWELL_S = 0.3
 CODEC_THREADS = 2
+STOCK_TLS_PORT = 8883
+"""The only port on which devices use TLS."""
 
 
 def run(loaded: Loaded) -> int:
@@ -104,8 +113,11 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
     """
     settings = loaded.tree
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
     require_library()
     timezone = _timezone(settings)
+    certificate = _certificate(settings.mqtt)
     _make_directory(settings.data_dir)
     store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
     if providers is None:
@@ -136,53 +148,85 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             lambda port: audio.start(host=settings.udp.host, port=port, receive_buffer_bytes=settings.udp.receive_buffer_bytes),
         )
         stack.push_async_callback(audio.aclose)
-        host = settings.advertise.host or lan_address() or "127.0.0.1"
-        audio_endpoint = AudioEndpoint(host, settings.advertise.udp_port or udp_port)
+        host = AdvertisedHost(settings.advertise.host)
+        audio_port = settings.advertise.udp_port or udp_port
+        gate = Gate(settings.limits, now=asyncio.get_running_loop().time)
         registry = Registry(
             services=services,
             audio=audio,
-            audio_endpoint=lambda: audio_endpoint,
+            audio_endpoint=lambda: AudioEndpoint(host.current, audio_port),
             tasks=tasks,
+            admits_hello=gate.admits_hello,
             firmware=lambda device_id: known.facts.firmware if (known := devices.get(device_id)) is not None else "",
         )
-        front = Front(settings.mqtt, authenticate=devices.authenticate, listener=registry)
-        registry.attach(front)
-        mqtt_port = await _bind(loaded, "mqtt.port", settings.mqtt.port, lambda port: front.start(host=settings.mqtt.host, port=port))
-        stack.push_async_callback(front.aclose)
-        tls_port = await _start_tls(loaded, front)
+        control = build_control(settings, devices=devices, listener=registry, gate=gate)
+        registry.attach(control.links)
+        ports = await _start_front(loaded, control.front, certificate, stack, tasks)
+        if control.broker is not None:
+            start_broker(control.broker, tasks)
+            stack.push_async_callback(control.broker.aclose)
+        websocket = WebSocketEndpoint(
+            authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
+        )
         token = admin_token(settings)
         is_ready = [False]
-        endpoint_port = settings.advertise.mqtt_port or mqtt_port
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
             activations=Activations(),
-            endpoints=lambda: Endpoints(mqtt_host=host, mqtt_port=endpoint_port, http_base=f"http://{host}:{http_ports[0]}"),
+            endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=metrics.exposition,
             device_stats=lambda device_id: report.as_json() if (report := registry.reception(device_id)) is not None else None,
-            options=OtaOptions(keepalive_s=settings.mqtt.keepalive_s, timezone=timezone, admin_token=token),
+            options=OtaOptions(
+                keepalive_s=settings.mqtt.keepalive_s,
+                timezone=timezone,
+                admin_token=token,
+                version=release(),
+                requests_per_s=settings.limits.ota_requests_per_minute / 60,
+                requests_burst=settings.limits.ota_requests_per_minute,
+                is_exempt=gate.is_exempt,
+                broker=hand_off(settings, host=host.current),
+                websocket_version=settings.websocket.version,
+            ),
+            extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = front.disconnect
-        metrics.registry.register(ReceptionCollector(registry.receptions, per_device=settings.metrics.per_device))
-        _publish_stats(metrics, registry, {"mqtt": front, "udp": audio, "devices": devices, "ota": app.state})
+        devices.on_revoked = partial(_revoke, registry, websocket)
+        devices.on_forgotten = registry.forget
+        parts = {
+            "mqtt": control.front,
+            "broker": control.broker,
+            "udp": audio,
+            "websocket": websocket,
+            "devices": devices,
+            "ota": app.state,
+            "limits": gate,
+        }
+        _publish_stats(settings, metrics, registry, {name: part for name, part in parts.items() if part is not None})
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
-            loaded, "http.port", settings.http.port, lambda port: http.start(app, settings.http.host, port)
+            loaded,
+            "http.port",
+            settings.http.port,
+            lambda port: http.start(
+                app, settings.http.host, port, max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0
+            ),
         )
         stack.push_async_callback(http.aclose)
         write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry)
         tasks.create_task(metrics.watch_lag(), name="loop lag")
+        tasks.create_task(host.watch(), name="address watch")
         tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
         is_ready[0] = True
         yield Facts(
             version=release(),
-            host=host,
+            host=host.current,
             found_by_itself=settings.advertise.host is None,
             http_port=http_port,
-            mqtt_port=mqtt_port,
-            mqtt_tls_port=tls_port,
+            mqtt_port=ports.plain,
+            mqtt_tls_port=ports.tls,
+            broker=f"{settings.broker.host}:{settings.broker.port}" if control.broker else "",
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
@@ -271,21 +315,79 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
-async def _start_tls(loaded: Loaded, front: Front) -> int | None:
-    tls = loaded.tree.mqtt.tls
+@dataclass(frozen=True, slots=True)
+class _MqttPorts:
+    """Where the front listens; ``told``: the port in OTA answers."""
+
+    plain: int | None
+    tls: int | None
+    told: int
+
+
+async def _start_front(
+    loaded: Loaded,
+    front: Front | None,
+    certificate: ServerCertificate | None,
+    stack: contextlib.AsyncExitStack,
+    tasks: asyncio.TaskGroup,
+) -> _MqttPorts:
+    """Listen, plain and with TLS as the settings say; the front closes with ``stack``. Raises OperatorError."""
+    mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
+    plain = tls = None
+    if front is None:
+        # the port is never handed out: the broker's takes its place
+        return _MqttPorts(None, None, advertised or loaded.tree.broker.port)
+    stack.push_async_callback(front.aclose)
+    if mqtt.plain:
+        plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
+    if certificate is not None:
+        context = certificate.context
+        tls = await _bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: front.start(host=mqtt.host, port=port, ssl=context))
+        tasks.create_task(certificate.watch(), name="certificate watch")
+    told = advertised or plain or tls or 0
+    if (tls if told == STOCK_TLS_PORT else plain) is None:
+        log.warning(
+            "stock devices use TLS on port 8883 and on no other: with this port they cannot connect",
+            told_port=told,
+            tls_port=tls,
+            fix="advertise.mqtt_port: 8883 for TLS, any other port for plain MQTT",
+        )
+    return _MqttPorts(plain, tls, told)
+
+
+def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
+    """The certificate of the settings. Raises OperatorError."""
+    tls = mqtt.tls
+    if tls.certificate is None and tls.private_key is None and not mqtt.plain:
+        raise OperatorError("mqtt.plain is false, but there is no TLS: set mqtt.tls.certificate and mqtt.tls.private_key.")
     if tls.certificate is None and tls.private_key is None:
         return None
     if tls.certificate is None or tls.private_key is None:
         raise OperatorError("mqtt.tls needs both certificate and private_key.")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise OperatorError(f"The certificate {tls.certificate} with the key {tls.private_key} cannot be used: {error}.") from error
-    return await _bind(loaded, "mqtt.tls.port", tls.port, lambda port: front.start(host=loaded.tree.mqtt.host, port=port, ssl=context))
+    return ServerCertificate(tls.certificate, tls.private_key)
 
 
-def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: int) -> Endpoints:
+    """What devices are told to connect to."""
+    transport = settings.advertise.transport
+    url = settings.advertise.websocket_url or f"ws://{host}:{http_port}{WEBSOCKET_PATH}"
+    return Endpoints(
+        mqtt_host=host,
+        mqtt_port=mqtt_port,
+        http_base=f"http://{host}:{http_port}",
+        offers_mqtt=transport != "websocket",
+        websocket_url=url if settings.websocket.enabled and transport != "mqtt" else "",
+    )
+
+
+def _revoke(registry: Registry, websocket: WebSocketEndpoint, device_id: str) -> None:
+    """The device's credentials are no longer valid."""
+    registry.revoke(device_id)
+    websocket.disconnect(device_id)
+
+
+def _publish_stats(settings: SettingsTree, metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+    metrics.registry.register(ReceptionCollector(registry.receptions, per_device=settings.metrics.per_device))
     for name, part in parts.items():
         metrics.stats.add(name, partial(getattr, part, "stats"))
     metrics.stats.add(
@@ -296,6 +398,7 @@ def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any
             "hellos": registry.hellos,
             "hellos_refused": registry.hellos_refused,
             "stale_messages": registry.stale_messages,
+            "sessions_without_audio": float(sum(session.audio_path is PathState.CLOSED for session in registry.sessions)),
         },
     )
 

@@ -14,7 +14,8 @@ class Facts:
     host: str
     found_by_itself: bool
     http_port: int
-    mqtt_port: int
+    mqtt_port: int | None
+    """None: only TLS, or no front."""
     mqtt_tls_port: int | None
     udp_port: int
     enrolment: str
@@ -23,6 +24,7 @@ class Facts:
     llm: str
     tts: str
     data_dir: Path
+    broker: str = ""
 
     @property
     def ota_url(self) -> str:
@@ -35,6 +37,8 @@ class Facts:
             "ota_url": self.ota_url,
             "http_port": self.http_port,
             "mqtt_port": self.mqtt_port,
+            "broker": self.broker,
+            "mqtt_tls_port": self.mqtt_tls_port,
             "udp_port": self.udp_port,
             "enrolment": self.enrolment,
             "asr": self.asr,
@@ -46,7 +50,9 @@ class Facts:
 
 def banner(facts: Facts) -> str:
     """The page for a terminal, without colour."""
-    tls = f", TLS on {facts.mqtt_tls_port}" if facts.mqtt_tls_port else ""
+    front = [str(facts.mqtt_port)] if facts.mqtt_port else []
+    front += [f"TLS on {facts.mqtt_tls_port}"] if facts.mqtt_tls_port else []
+    mqtt = " and ".join(filter(None, (", ".join(front), f"your broker at {facts.broker}" if facts.broker else "")))
     how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
     if facts.host.startswith("127."):
         how = "only this machine can reach it: set advertise.host to the address that devices see"
@@ -55,7 +61,7 @@ def banner(facts: Facts) -> str:
 
   OTA address for devices   {facts.ota_url}
                             ({how})
-  MQTT                      {facts.mqtt_port}{tls}
+  MQTT                      {mqtt}
   UDP audio                 {facts.udp_port}
   new devices               {facts.enrolment}
   hears with                {facts.vad}, {facts.asr}

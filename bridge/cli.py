@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from settings.load import Loaded
 
 
+class DeviceTransport(StrEnum):
+    """What a device speaks: what the OTA answer makes stock devices take, or one of both."""
+
+    AUTO = "auto"
+    MQTT = "mqtt"
+    WEBSOCKET = "websocket"
+
+
 class ListenMode(StrEnum):
     """How a device listens: until the server hears the end, until it says so itself, or all the time."""
 
@@ -148,6 +156,8 @@ def device(
     wav: Annotated[list[Path] | None, typer.Option(help="WAV file to say, one turn each; repeatable")] = None,
     mic: Annotated[bool, typer.Option("--mic", help="speak into this machine's microphone; Ctrl-C ends it")] = False,
     mode: Annotated[ListenMode, typer.Option(help="how the device listens")] = ListenMode.AUTO,
+    transport: Annotated[DeviceTransport, typer.Option(help="how it connects; auto: as stock devices choose")] = DeviceTransport.AUTO,
+    ws_version: Annotated[int, typer.Option(min=0, max=3, help="binary version over WebSocket; 0: as the server says")] = 0,
     device_id: Annotated[str, typer.Option(help="its MAC address")] = "02:00:00:00:00:01",
     client_id: Annotated[str, typer.Option(help="its UUID; always the same one for a device id when left out")] = "",
     out: Annotated[Path | None, typer.Option(help="WAV file for what the device hears")] = None,
@@ -168,6 +178,8 @@ def device(
         recordings=tuple(wav or ()) * repeat,
         live=mic,
         mode=mode.value,
+        transport=transport.value,
+        websocket_version=ws_version,
         device_id=device_id,
         client_id=client_id,
         reply=out,
@@ -206,6 +218,26 @@ def demo(
     loaded = load_settings(config, sets)
     quiet_logs(loaded)
     raise typer.Exit(run(config, sets or [], loaded, question=question, keep=keep))
+
+
+@app.command()
+def doctor(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    from_device: Annotated[
+        str | None, typer.Option("--from-device", metavar="URL", help="only what a device sees of the server at this (OTA) address")
+    ] = None,
+    as_json: AsJson = False,
+    traceback: Traceback = False,
+) -> None:
+    """Find what keeps devices from talking to the server, and how to mend it. Exit code 1 when something fails."""
+    loaded = load_settings(config, sets, {"data_dir": data_dir})
+    quiet_logs(loaded)
+    from bridge.doctor.examination import run
+
+    raise typer.Exit(run(loaded, from_device=from_device, as_json=as_json))
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -363,6 +395,41 @@ def devices_forget(device_id: str, *, config: Config = None, sets: Sets = None, 
 
     Fleet(load_settings(config, sets).tree, url=url).forget(device_id)
     typer.echo(f"Forgotten: {device_id}")
+
+
+@devices_app.command("mosquitto-passwords")
+def devices_mosquitto_passwords(
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="mosquitto's password file: brought up to date, other users' lines stay")] = None,
+) -> None:
+    """Print or write what a mosquitto needs to let the enrolled devices in (docs/mosquitto.md)."""
+    from ota.broker import password_file, write_password_file
+    from ota.devices import StoreError, read_registry
+
+    try:
+        devices = read_registry(load_settings(config, sets, {"data_dir": data_dir}).tree.data_dir / "devices.sqlite3")
+        if out is None:
+            typer.echo(password_file("", devices), nl=False)
+            return
+        changed = write_password_file(out, devices)
+    except StoreError as error:
+        raise OperatorError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise OperatorError(f"The password file {out} cannot be written: {error}") from error
+    state = "written; let mosquitto read it again (systemctl reload mosquitto, or SIGHUP)" if changed else "up to date"
+    typer.echo(f"{out}: {len(devices)} devices, {state}")
+
+
+@devices_app.command("rotate")
+def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Give a device new credentials: the old ones end at once; it gets the new ones when it is restarted."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
+    typer.echo(f"New credentials: {device_id}. Restart the device")
 
 
 # -- one provider alone ------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ import structlog
 
 from bridge.dialogue import Mode
 from bridge.endpointing import Endpointer, Mark
+from bridge.transport import AudioLink
 from providers.base import Pcm, PcmFrame, VadStream
 from settings.providers import VadConfig
 from udp_audio.channel import UplinkFrame
 from udp_audio.errors import OpusError
 from udp_audio.opus import OpusDecoder, carries_fec, is_dtx
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -140,7 +140,7 @@ class Ear:
     """Run :meth:`run` as a task of the session; the other methods are called from the same loop."""
 
     def __init__(
-        self, channel: AudioChannel, vad: VadStream, *, options: VadConfig, frame_ms: int, max_utterance_s: float, listener: EarListener
+        self, channel: AudioLink, vad: VadStream, *, options: VadConfig, frame_ms: int, max_utterance_s: float, listener: EarListener
     ) -> None:
         self._channel = channel
         self._vad = vad

@@ -91,6 +91,10 @@ class Fleet:
         """Take away a device's access."""
         self._request("DELETE", f"/api/devices/{device_id}")
 
+    def rotate(self, device_id: str) -> None:
+        """Give the device new credentials; it is cut off until it asks for them."""
+        self._request("POST", f"/api/devices/{device_id}/rotate")
+
     def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
         if not self._token:
             raise OperatorError(

@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Callable
 
 from bridge.emotions import known
+from bridge.transport import AudioLink
 from mqtt_control.messages import Alert, LlmEmotion, Outbound, Stt, TtsSentenceStart, TtsStart, TtsStop
 from udp_audio.errors import ChannelClosed
-from udp_audio.server import AudioChannel
 
 
 class Mouth:
@@ -23,7 +23,7 @@ class Mouth:
         *,
         session_id: str,
         send: Callable[[Outbound], bool],
-        channel: AudioChannel,
+        channel: AudioLink,
         next_timestamp_ms: Callable[[], int],
         on_start: Callable[[], None],
     ) -> None:

@@ -64,6 +64,9 @@ class Metrics:
             "xiaozhi_turn_stage_seconds", "From the end of speech to each stage", ["stage"], buckets=_BUCKETS_S, registry=self.registry
         )
         self._failures = Counter("xiaozhi_stage_failures", "Failed stages of turns", ["stage"], registry=self.registry)
+        self._closed_paths = Counter(
+            "xiaozhi_audio_paths_closed", "Sessions in which a listening device's audio did not arrive", registry=self.registry
+        )
         self._lag = Histogram(
             "xiaozhi_loop_lag_seconds",
             "How late the event loop runs what is due",
@@ -84,6 +87,10 @@ class Metrics:
             if stamp and start:
                 self._stage.labels(stage).observe(max(0.0, stamp - start))
         log.info("turn", outcome=turn.outcome, language=turn.language, **turn.stamps.since_speech_ms(), heard=turn.text)
+
+    def audio_path_closed(self) -> None:
+        """Count one session whose device is not heard."""
+        self._closed_paths.inc()
 
     async def watch_lag(self) -> None:
         """Measure the loop's lag until cancelled."""

@@ -17,6 +17,10 @@ class Phrases:
     cannot_speak: str
     """Synthesis failed: shown, not spoken."""
     went_wrong: str
+    path_works: str
+    """Spoken when the doctor asks: who hears it has audio both ways."""
+    no_audio: str
+    """Shown when nothing arrives from a device that listens."""
     no_model: str
     """The language model does not speak this language."""
 
@@ -28,6 +32,8 @@ _PHRASES = {
         cannot_think="Sorry, I cannot reach my language model right now.",
         cannot_speak="My voice is not working right now.",
         went_wrong="Sorry, something went wrong.",
+        path_works="The connection works.",
+        no_audio="No audio arrives at the server. Check its UDP port and address.",
         no_model="I have no language model for this language yet. I can tell the time, set timers, change the volume and do sums.",
     ),
     "zh": Phrases(
@@ -36,6 +42,8 @@ _PHRASES = {
         cannot_think="抱歉，我暂时连接不上语言模型。",
         cannot_speak="语音合成暂时不可用。",
         went_wrong="抱歉，出了点问题。",
+        path_works="连接正常。",
+        no_audio="服务器收不到音频，请检查 UDP 端口和地址。",
         no_model="我还没有接入会说中文的语言模型。我可以报时间、设定时器、调音量和做算术。",
     ),
 }

@@ -13,7 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from bridge.ear import EarStats
+from bridge.transport import AudioLink
 from udp_audio.channel import ChannelStats
+from udp_audio.server import AudioChannel
 
 FEW_DEVICES = 50
 """Up to so many devices get metrics of their own by default; more would flood the time series of a home's Prometheus."""
@@ -98,6 +100,17 @@ class Line:
     ear: EarStats
     hold_s: Callable[[], float]
     last_received_at: Callable[[], float | None]
+
+    @classmethod
+    def of(cls, link: AudioLink, ear: EarStats) -> Line:
+        """Of a session's link; over a WebSocket nothing gets lost and nothing is counted."""
+        udp = link if isinstance(link, AudioChannel) else None
+        return cls(
+            channel=udp.stats if udp is not None else ChannelStats(),
+            ear=ear,
+            hold_s=lambda: udp.jitter_hold_s if udp is not None else 0.0,
+            last_received_at=lambda: link.last_received_at,
+        )
 
 
 class Ledger:

@@ -1,7 +1,8 @@
 """The devices that are known to this process, and the one session each may have.
 
-Listens to the MQTT link. A hello opens a session (and replaces an older one of the same device); everything else goes
-to the session it names. The session belongs to the authenticated device, not to a connection: it outlives an MQTT drop.
+Listens to the MQTT link and to WebSockets. A hello opens a session on the transport it came by (and replaces an older one
+of the same device, on whichever); everything else goes to the session it names. The session belongs to the
+authenticated device, not to a connection: it outlives an MQTT drop, though not its WebSocket, which carries its audio.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
+from msgspec import UNSET
 
+from bridge.audio_path import PathState
 from bridge.history import History
 from bridge.reception import Ledger, ReceptionReport
 from bridge.session import Services, Session
+from bridge.transport import AudioEndpoint, MqttUdp, Transport
 from iot.descriptors import Things
 from iot.device_mcp import DeviceMcp
 from iot.toolbox import ToolBox
@@ -34,9 +38,7 @@ from mqtt_control.messages import (
     Mcp,
     McpOut,
     Outbound,
-    UdpParams,
 )
-from udp_audio.cipher import AEAD, Encryption
 from udp_audio.server import AudioServer
 
 log = structlog.get_logger(__name__)
@@ -46,14 +48,6 @@ HISTORY_KEPT_S = 600.0
 UPLINK_FRAMES_MS = (20, 40, 60)
 
 
-@dataclass(frozen=True, slots=True)
-class AudioEndpoint:
-    """Where devices send their audio."""
-
-    host: str
-    port: int
-
-
 @dataclass(slots=True)
 class Device:
     """What the process remembers of one device between connections and sessions."""
@@ -61,16 +55,28 @@ class Device:
     identity: DeviceIdentity
     mcp: DeviceMcp
     history: History
-    peer_ip: str = ""
+    mqtt: MqttUdp
     connected: bool = False
+    """Over MQTT, or in a session over a WebSocket."""
     session: Session | None = None
+    via: Transport | None = None
+    """What carries the session."""
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
+    last_audio_path: PathState = PathState.UNKNOWN
     ledger: Ledger = field(default_factory=Ledger, repr=False)
+
+    @property
+    def audio_path(self) -> PathState:
+        """Whether its audio arrives, now or in its last session."""
+        return self.session.audio_path if self.session is not None else self.last_audio_path
 
 
 class Registry:
-    """Implements :class:`mqtt_control.link.LinkListener`. Sessions run in ``tasks``."""
+    """Implements :class:`mqtt_control.link.LinkListener` and :class:`bridge.transport.TransportListener`.
+
+    Sessions run in ``tasks``.
+    """
 
     def __init__(
         self,
@@ -79,13 +85,18 @@ class Registry:
         audio: AudioServer,
         audio_endpoint: Callable[[], AudioEndpoint],
         tasks: asyncio.TaskGroup,
+        admits_hello: Callable[[str, str], bool] = lambda _device_id, _peer_ip: True,
         firmware: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """``firmware`` gives the version that a device told at its check-version, by Device-Id; empty when it is not known."""
+        """``admits_hello`` says whether a device (its id, its address) may open a session now.
+
+        ``firmware`` gives the version that a device told at its check-version, by Device-Id; empty when it is not known.
+        """
         self._services = services
         self._audio = audio
         self._audio_endpoint = audio_endpoint
         self._tasks = tasks
+        self._admits_hello = admits_hello
         self._firmware = firmware
         self._link: Link | None = None
         self._devices: dict[str, Device] = {}
@@ -120,7 +131,7 @@ class Registry:
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None:
         """A device is (again) connected: a session under way goes on."""
         device = self._device(identity)
-        device.identity, device.peer_ip, device.connected = identity, peer_ip, True
+        device.identity, device.mqtt.peer_ip, device.connected = identity, peer_ip, True
         if device.grace is not None:
             device.grace.cancel()
             device.grace = None
@@ -131,7 +142,7 @@ class Registry:
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         """The control connection is gone; the session waits for it, for as long as the settings say."""
         device = self._devices.get(identity.device_id)
-        if device is None or not device.connected:
+        if device is None or not device.connected or _over_websocket(device):
             return
         device.connected = False
         device.mcp.disconnected()
@@ -141,23 +152,40 @@ class Registry:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         device = self._device(identity)
+        self._received(device, message, via=device.mqtt)
+
+    # -- transports with a connection of their own -------------------------------------------------------------------------
+    def transport_message(self, identity: DeviceIdentity, message: Inbound, *, via: Transport) -> None:
+        self._received(self._device(identity), message, via=via)
+
+    def transport_closed(self, identity: DeviceIdentity, *, via: Transport) -> None:
+        """A session over this connection ends at once: the device has noticed, too, and is idle."""
+        device = self._devices.get(identity.device_id)
+        if device is None or device.via is not via:
+            return
+        device.mcp.disconnected()
+        if device.session is not None:
+            device.session.end("the connection was closed", goodbye=False)
+
+    # -- messages ----------------------------------------------------------------------------------------------------------
+    def _received(self, device: Device, message: Inbound, *, via: Transport) -> None:
         match message:
             case Hello():
-                self._hello(device, message)
+                self._hello(device, message, via)
             case Mcp(payload=payload):
                 device.mcp.feed(payload)
             case Goodbye(session_id=session_id):
                 if device.session is not None and session_id in {"", device.session.session_id}:
                     device.session.end("the device said goodbye", goodbye=False)
             case Listen() | Abort() | Iot():
-                self._to_session(device, message)
+                self._to_session(device, message, via)
 
     def _grace_over(self, device: Device) -> None:
         device.grace = None
         if device.session is not None:
             device.session.end("the control connection did not come back", goodbye=False)
 
-    def _to_session(self, device: Device, message: Listen | Abort | Iot) -> None:
+    def _to_session(self, device: Device, message: Listen | Abort | Iot, via: Transport) -> None:
         session = device.session
         if session is not None and not session.ended and message.session_id in {"", session.session_id}:
             session.handle(message)
@@ -167,28 +195,46 @@ class Registry:
         # The device believes in a session that is gone: a goodbye with that id resets it.
         self.stale_messages += 1
         log.info("message of an unknown session", device=device.identity.device_id)
-        self._send(device, Goodbye(session_id=message.session_id))
+        via.send(Goodbye(session_id=message.session_id))
+
+    def revoke(self, device_id: str) -> None:
+        """The device's credentials are valid no longer: its session ends at once, and its connection is closed."""
+        device = self._devices.get(device_id)
+        if device is not None and device.session is not None:
+            self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
+            device.session.end("its credentials were withdrawn", goodbye=False)
+            device.session.channel.close()
+        if self._link is not None:
+            self._link.disconnect(device_id)
+
+    def forget(self, device_id: str) -> None:
+        """The device is known no longer, after :meth:`revoke`: nothing is remembered of it."""
+        device = self._devices.pop(device_id, None)
+        if device is not None and device.grace is not None:
+            device.grace.cancel()
+            device.grace = None
 
     # -- hello -------------------------------------------------------------------------------------------------------------
-    def _hello(self, device: Device, hello: Hello) -> None:
+    def _hello(self, device: Device, hello: Hello, via: Transport) -> None:
         """Open a session: audio is registered first, the reply goes out at once, tools are asked for afterwards."""
-        if self._closing or hello.transport != "udp" or hello.version != 3:
+        refusal = "the server is stopping" if self._closing else via.refusal(hello)
+        if refusal:
             self.hellos_refused += 1
-            log.warning("hello refused", device=device.identity.device_id, transport=hello.transport, version=hello.version)
+            facts = {"transport": hello.transport, "version": hello.version}
+            log.warning("hello refused", device=device.identity.device_id, reason=refusal, **facts)
             return
+        if not self._admits_hello(device.identity.device_id, via.peer_ip):
+            self.hellos_refused += 1
+            return  # the device waits 10 s for the answer, which is what is wanted
         self.hellos += 1
-        if device.session is not None:
-            device.session.end("replaced by a new hello", goodbye=False)
-            device.session.channel.close()
-            self._forget(device, device.session)
+        self._replace_session(device, via)
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
-        encryption: Encryption = next((one for one in AEAD if one in hello.features.aead), "aes-128-ctr")
-        channel = self._audio.open(frame_ms=uplink_frame_ms, peer_ip=device.peer_ip, encryption=encryption)
+        opened = via.open_audio(hello, frame_ms=uplink_frame_ms)
         session = device.session = Session(
             session_id=secrets.token_hex(16),
             device_id=device.identity.device_id,
-            channel=channel,
+            channel=opened.link,
             uplink_frame_ms=uplink_frame_ms,
             server_aec=hello.features.aec,
             toolbox=self._toolbox(device, things),
@@ -196,26 +242,33 @@ class Registry:
             history=self._history(device),
             services=self._services,
             firmware=self._firmware(device.identity.device_id),
-            send=lambda message: self._send(device, message),
+            send=via.send,
             prepare=device.mcp.initialize if hello.features.mcp else None,
+            audio_address=f"{opened.udp.server}:{opened.udp.port}" if opened.udp else "",
         )
         device.ledger.open(session.line)
-        endpoint, audio = self._audio_endpoint(), self._services.settings.audio
-        self._send(
-            device,
+        device.via, device.connected = via, True
+        audio = self._services.settings.audio
+        via.send(
             HelloReply(
                 session_id=session.session_id,
                 audio_params=AudioParams(sample_rate=audio.sample_rate_hz, frame_duration=audio.frame_ms),
-                udp=UdpParams(
-                    server=endpoint.host,
-                    port=endpoint.port,
-                    key=channel.key.hex(),
-                    nonce=channel.nonce.hex(),
-                    encryption=encryption,
-                ),
-            ),
+                udp=opened.udp or UNSET,
+                version=opened.version,
+                transport=via.name,
+            )
         )
-        self._tasks.create_task(self._run(device, session), name=f"session {session.session_id[:8]}")
+        self._tasks.create_task(self._run(device, session, via), name=f"session {session.session_id[:8]}")
+
+    def _replace_session(self, device: Device, via: Transport) -> None:
+        """The newest hello wins. Who is left on another connection is told, with the old session's id."""
+        if device.session is None:
+            return
+        device.session.end("replaced by a new hello", goodbye=device.via is not via)
+        device.session.channel.close()
+        if device.via is not via:
+            device.mcp.disconnected()
+        self._forget(device, device.session)
 
     def _toolbox(self, device: Device, things: Things | None) -> ToolBox:
         if things is None:
@@ -232,19 +285,22 @@ class Registry:
             device.history.clear()
         return device.history
 
-    async def _run(self, device: Device, session: Session) -> None:
+    async def _run(self, device: Device, session: Session, via: Transport) -> None:
         try:
             await session.run()
         except Exception as error:
             log.exception("a session has failed", device=device.identity.device_id, error=repr(error))
-            self._send(device, Goodbye(session_id=session.session_id))
+            via.send(Goodbye(session_id=session.session_id))
         finally:
             self._forget(device, session)
 
     def _forget(self, device: Device, session: Session) -> None:
         if device.session is session:
-            device.session = None
+            if _over_websocket(device):
+                device.connected = self._link is not None and self._link.connected(device.identity.device_id)
+            device.session = device.via = None
             device.ledger.close()
+            device.last_audio_path = session.audio_path
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:
                 device.grace.cancel()
@@ -259,16 +315,20 @@ class Registry:
                 identity=identity,
                 mcp=DeviceMcp(lambda payload: self._send_mcp(identity.device_id, payload), call_timeout_s=settings.tool_timeout_s),
                 history=History(turns=settings.history_turns),
+                mqtt=MqttUdp(identity.device_id, link=lambda: self._link, audio=self._audio, endpoint=self._audio_endpoint),
             )
         return device
 
     def _send_mcp(self, device_id: str, payload: dict[str, object]) -> bool:
-        device = self._devices[device_id]
+        device = self._devices.get(device_id)
+        if device is None:
+            return False  # forgotten meanwhile
         session_id = device.session.session_id if device.session is not None else ""
         return self._send(device, McpOut(session_id=session_id, payload=payload))
 
     def _send(self, device: Device, message: Outbound) -> bool:
-        return self._link is not None and self._link.send(device.identity.device_id, message)
+        """To the device by the way it uses now."""
+        return (device.via or device.mqtt).send(message)
 
     # -- the end -----------------------------------------------------------------------------------------------------------
     def end_all(self, reason: str) -> None:
@@ -276,3 +336,7 @@ class Registry:
         self._closing = True
         for session in self.sessions:
             session.end(reason, goodbye=True)
+
+
+def _over_websocket(device: Device) -> bool:
+    return device.via is not None and device.via is not device.mqtt

@@ -15,26 +15,29 @@ from typing import Any
 
 import structlog
 
+from bridge.audio_path import AudioPath, PathState
 from bridge.dialogue import Action, Event, Mode, State, move
+from bridge.doctor.probe import PROBE_TEXT
 from bridge.ear import Ear, Utterance
 from bridge.history import History
 from bridge.lead import LeadPolicy
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
+from bridge.phrases import Phrases, language_of, phrases
 from bridge.prompt import system_prompt
 from bridge.reception import Line
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
+from bridge.transport import AudioLink
 from bridge.turn import Engines, Request, Turn, TurnLimits, transcribe
 from iot.descriptors import Things
 from iot.toolbox import ToolBox
-from mqtt_control.messages import Abort, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
+from mqtt_control.messages import Abort, Alert, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
 from settings.model import SettingsTree
 from udp_audio.errors import ChannelClosed
-from udp_audio.server import AudioChannel
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +81,7 @@ class Session:
         *,
         session_id: str,
         device_id: str,
-        channel: AudioChannel,
+        channel: AudioLink,
         uplink_frame_ms: int,
         server_aec: bool,
         toolbox: ToolBox,
@@ -88,7 +91,9 @@ class Session:
         firmware: str = "",
         send: Callable[[Outbound], bool],
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        audio_address: str = "",
     ) -> None:
+        """``audio_address``: where the device was told to send its audio."""
         self.session_id = session_id
         self.device_id = device_id
         self.channel = channel
@@ -114,6 +119,8 @@ class Session:
             max_utterance_s=self._settings.session.max_utterance_s,
             listener=self,
         )
+        self.line = Line.of(channel, self._ear.stats)
+        """Where the counters of its audio are read."""
         self.timers = Timers(announce=self.announce)
         self._tasks: asyncio.TaskGroup | None = None
         self._turn: asyncio.Task[None] | None = None
@@ -128,12 +135,9 @@ class Session:
         self._farewell = False
         self._active_at = asyncio.get_running_loop().time()
         self._played_ms = 0
-
-    @property
-    def line(self) -> Line:
-        """Where the counters of this session's audio are read."""
-        channel = self.channel
-        return Line(channel.stats, self._ear.stats, lambda: channel.jitter_hold_s, lambda: channel.last_received_at)
+        self._audio_address = audio_address
+        self._audio_path = AudioPath()
+        self._path_look: asyncio.TimerHandle | None = None
 
     # -- life --------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -143,6 +147,7 @@ class Session:
             try:
                 await self._live()
             finally:
+                self._microphone_off()
                 self.channel.close()
                 self.timers.close()
                 if self._farewell:
@@ -219,13 +224,16 @@ class Session:
         match message:
             case Listen(state="start", mode=mode):
                 self.mode = Mode(mode)
+                self._microphone_on()
                 self._event(Event.LISTEN_START)
                 self._greet()
             case Listen(state="stop"):
+                self._microphone_off()
                 self._event(Event.LISTEN_STOP)
             case Listen(state="detect", text=text):
                 self._wake(text)
             case Abort():
+                self._microphone_off()  # until the device says that it listens again
                 self._event(Event.ABORT)
             case Iot() if self._things is not None:
                 self._things.feed_descriptors(message.descriptors)
@@ -235,6 +243,9 @@ class Session:
 
     def _wake(self, text: str) -> None:
         """The wake word has been spoken: its own audio is not a request."""
+        if text == PROBE_TEXT:
+            self.announce(self._phrases.path_works)
+            return
         self._wake_word = bare(text)
         self._ear.forget_waiting()
         self._greeting = self._settings.session.greeting
@@ -251,6 +262,40 @@ class Session:
             self._waiting.append(text)
             return
         self._event(Event.ANNOUNCE, Request(say=text))
+
+    # -- whether it is heard -----------------------------------------------------------------------------------------------
+    @property
+    def audio_path(self) -> PathState:
+        """Whether the device's audio arrives."""
+        return self._audio_path.state(self.channel.last_received_at)
+
+    def _microphone_on(self) -> None:
+        self._microphone_off()
+        loop = asyncio.get_running_loop()
+        self._path_look = loop.call_at(self._audio_path.listens(loop.time()), self._look_at_path)
+
+    def _microphone_off(self) -> None:
+        self._audio_path.rests()
+        if self._path_look is not None:
+            self._path_look.cancel()
+            self._path_look = None
+
+    def _look_at_path(self) -> None:
+        if not self._audio_path.look(asyncio.get_running_loop().time(), self.channel.last_received_at):
+            return
+        undecipherable = self.channel.unbelieved
+        log.warning(
+            "the device listens, but no audio of it arrives",
+            device=self.device_id,
+            session=self.session_id[:8],
+            told_to_send_to=self._audio_address,
+            undecipherable_packets=undecipherable,
+            likely_cause="it uses another key or frame duration than hello said"
+            if undecipherable
+            else "that address or port is wrong (advertise.host, advertise.udp_port), or a firewall or NAT drops UDP to it",
+        )
+        self._services.metrics.audio_path_closed()
+        self._send(Alert(session_id=self.session_id, status="XiaoZhi bridge", message=self._phrases.no_audio, emotion="sad"))
 
     # -- what the ear hears ------------------------------------------------------------------------------------------------
     def speech_started(self) -> None:
@@ -359,7 +404,7 @@ class Session:
             output=self._mouth,
             engines=self._services.engines,
             audio=self._settings.audio,
-            lead_frames=self._lead.frames(jitter_ms=self.channel.stats.reception.jitter_ms),
+            lead_frames=self._lead.frames(jitter_ms=self.line.channel.reception.jitter_ms),
             limits=self._limits,
             history=self._history,
             system_prompt=self._system_prompt,
@@ -387,6 +432,8 @@ class Session:
             self.announce(self._waiting.popleft())
 
     def _speech_started(self) -> None:
+        if self.mode is not Mode.REALTIME:  # half duplex: the device stops listening while it speaks
+            self._microphone_off()
         self._unanswered = None
         self._event(Event.SPEAK)
 
@@ -394,6 +441,10 @@ class Session:
     @property
     def _limits(self) -> TurnLimits:
         return TurnLimits(tool_rounds=self._settings.session.max_tool_rounds)
+
+    @property
+    def _phrases(self) -> Phrases:
+        return phrases(language_of(self._settings.assistant.prompt))
 
     def _next_timestamp_ms(self) -> int:
         self._played_ms += self._settings.audio.frame_ms

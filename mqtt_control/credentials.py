@@ -59,6 +59,18 @@ def mint(secret: bytes, identity: DeviceIdentity, *, claims: Mapping[str, str | 
     return Credentials(client_id=client_id, username=username, password=_seal(secret, client_id, username).decode())
 
 
+def mint_for_broker(secret: bytes, identity: DeviceIdentity) -> Credentials:
+    """Credentials of `identity` at the user's own broker: the user name is the device's name in topics.
+
+    Access rules can then say that each user has the topics of its own name. The same input gives the same credentials.
+    Raises :class:`CredentialsError` when the secret is empty.
+    """
+    if not secret:
+        raise CredentialsError("the secret is empty")
+    client_id, username = identity.mqtt_client_id, identity.node
+    return Credentials(client_id=client_id, username=username, password=_seal(secret, client_id, username).decode())
+
+
 def verify(secret: bytes, *, client_id: str, username: str, password: str | bytes) -> bool:
     """Whether `password` is what :func:`mint` made for this client id and user name.
 

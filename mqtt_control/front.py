@@ -17,13 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
 from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import LinkListener
+from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
 from mqtt_control.topics import downlink_topic
 from settings.model import Mqtt
@@ -32,6 +33,32 @@ log = structlog.get_logger(__name__)
 
 Authenticate = Callable[[str, str, bytes], DeviceIdentity | None]
 """Client id, user name, password -> the device, or None to refuse. Called on the event loop; must be quick."""
+
+
+class Gate(Protocol):
+    """How much one source may ask. Called on the event loop; must be quick. An address is empty when it is not known."""
+
+    def admits(self, peer_ip: str) -> bool:
+        """Whether a new connection from this address may go on; called once for each."""
+
+    def admits_device(self, device_id: str, peer_ip: str) -> bool:
+        """Whether a device that has proved itself may come in now; called once for each time."""
+
+    def login_failed(self, peer_ip: str) -> None:
+        """Wrong credentials came from this address."""
+
+
+class OpenGate:
+    """Admits everybody."""
+
+    def admits(self, peer_ip: str) -> bool:
+        return True
+
+    def admits_device(self, device_id: str, peer_ip: str) -> bool:
+        return True
+
+    def login_failed(self, peer_ip: str) -> None: ...
+
 
 CLOSE_GRACE_S: Final = 3.0
 """How long a closed connection may take to deliver what was already queued."""
@@ -53,6 +80,8 @@ class FrontStats:
     devices: int = 0
     connections_opened: int = 0
     connections_refused_full: int = 0
+    connections_limited: int = 0
+    connects_limited: int = 0
     connects_refused: int = 0
     takeovers: int = 0
     messages_in: int = 0
@@ -90,9 +119,10 @@ class Front:
     between the network and the sessions. All methods belong to the event loop on which :meth:`start` was awaited.
     """
 
-    def __init__(self, options: Mqtt, *, authenticate: Authenticate, listener: LinkListener) -> None:
+    def __init__(self, options: Mqtt, *, authenticate: Authenticate, listener: LinkListener, gate: Gate | None = None) -> None:
         self.options = options
         self.stats = FrontStats()
+        self._gate = gate or OpenGate()
         self._authenticate = authenticate
         self._listener = listener
         self._servers: list[asyncio.Server] = []
@@ -100,7 +130,7 @@ class Front:
         self._devices: dict[str, _Peer] = {}
         self._closing = False
         self._all_gone = asyncio.Event()
-        self._refusal_log = _LogBudget(LOGGED_REFUSALS_PER_MINUTE)
+        self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
     async def start(self, *, host: str, port: int, ssl: SSLContext | None = None) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
@@ -180,12 +210,18 @@ class Front:
             if self._refusal_log.allows(peer.now()):
                 log.warning("connection refused, there are too many", peer_ip=peer.ip, limit=self.options.max_connections)
             return False
+        if not self._gate.admits(peer.ip):
+            self.stats.connections_limited += 1
+            if self._refusal_log.allows(peer.now()):
+                log.warning("connection refused, too many came from this address", peer_ip=peer.ip)
+            return False
         self.stats.connections_opened += 1
         return True
 
     def judge(self, request: ConnectRequested, peer: _Peer) -> DeviceIdentity | ReturnCode:
-        """The device behind a CONNECT, or why it is turned away. Changes nothing."""
+        """The device behind a CONNECT, or why it is turned away."""
         if not request.username or not request.password:
+            self._gate.login_failed(peer.ip)
             return ReturnCode.BAD_USERNAME_OR_PASSWORD
         try:
             identity = self._authenticate(request.client_id, request.username, request.password)
@@ -193,7 +229,13 @@ class Front:
             self.stats.listener_errors += 1
             log.exception("authentication failed to work", peer_ip=peer.ip)
             return ReturnCode.SERVER_UNAVAILABLE
-        return identity or ReturnCode.NOT_AUTHORIZED
+        if identity is None:
+            self._gate.login_failed(peer.ip)
+            return ReturnCode.NOT_AUTHORIZED
+        if not self._gate.admits_device(identity.device_id, peer.ip):
+            self.stats.connects_limited += 1
+            return ReturnCode.SERVER_UNAVAILABLE
+        return identity
 
     def entered(self, peer: _Peer, identity: DeviceIdentity) -> None:
         """A device has been let in. Its older connection, if any, ends without a word to the listener."""
@@ -408,30 +450,6 @@ class _Peer(asyncio.Protocol):
         self._perform(self._connection.handle_timer(self._loop.time()))
         if not self._ended:
             self._arm()
-
-
-class _LogBudget:
-    """At most so many lines a minute, so that nobody can fill the log from outside."""
-
-    __slots__ = ("_left", "_per_minute", "_refill_at", "_suppressed")
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = self._left = per_minute
-        self._refill_at = 0.0
-        self._suppressed = 0
-
-    def allows(self, now: float) -> bool:
-        if now >= self._refill_at:
-            self._left, self._refill_at = self._per_minute, now + 60
-        if self._left == 0:
-            self._suppressed += 1
-            return False
-        self._left -= 1
-        return True
-
-    def take_suppressed(self) -> int:
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
 
 
 def _ip_of(peername: object) -> str:

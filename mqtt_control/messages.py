@@ -164,11 +164,12 @@ Inbound: TypeAlias = Hello | Listen | Abort | Goodbye | Mcp | Iot
 
 # -- server to device --------------------------------------------------------------------------------------------------
 class HelloReply(Struct, frozen=True, tag="hello", tag_field="type"):
-    """The answer to a hello, due within 10 s. All members are always sent: old firmware crashes without them."""
+    """The answer to a hello, due within 10 s. Old firmware crashes without one of them: ``udp`` is left out only with the
+    transport "websocket", whose `version` is that of the binary protocol."""
 
     session_id: str
     audio_params: AudioParams
-    udp: UdpParams
+    udp: UdpParams | UnsetType = UNSET
     version: int = 3
     transport: str = "udp"
 

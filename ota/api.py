@@ -2,6 +2,7 @@
 
 =============================== =========================================================================
 ``POST /xiaozhi/ota/``          check-version (with and without the last slash, GET as well)
+``DELETE /xiaozhi/ota/``        a device takes itself off the registry, with its MQTT credentials (HTTP Basic)
 ``POST /xiaozhi/ota/activate``  202 until a person confirmed the code, 200 afterwards
 ``GET /healthz``                200 while the process lives
 ``GET /readyz``                 200 when devices can be served, else 503
@@ -13,8 +14,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TypeAlias
@@ -24,13 +26,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from mqtt_control.identity import IdentityError, parse_mac
 from ota.activation import Activations, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
+from ota.broker import BrokerHandOff
 from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
 from ota.devices import Device, DeviceStore, Enrolment, StoreError
-from ota.manifest import ActivationNotice, Endpoints, build_manifest
+from ota.manifest import ActivationNotice, Endpoints, WebSocketOffer, build_manifest
 from ota.token_bucket import TokenBuckets
 
 _log = structlog.get_logger(__name__)
@@ -46,10 +49,16 @@ class OtaOptions:
     """``timezone`` None is the machine's. Limits are generous: a house full of devices has one address behind a router."""
 
     keepalive_s: int = 240
+    websocket_version: int = 3
     timezone: tzinfo | None = None
     admin_token: str = ""
+    broker: BrokerHandOff | None = None
+    version: str = ""
+    """The release, told to whoever asks for ``/``."""
     requests_per_s: float = 20
     requests_burst: float = 1000
+    is_exempt: Callable[[str], bool] = lambda _address: False
+    """Addresses without a limit."""
 
 
 @dataclass(slots=True)
@@ -62,6 +71,8 @@ class OtaStats:
     refused: int = 0
     rate_limited: int = 0
     admin_rejected: int = 0
+    left: int = 0
+    """Devices that took themselves away."""
 
 
 def build_app(
@@ -73,17 +84,19 @@ def build_app(
     metrics: Callable[[], bytes],
     device_stats: DeviceStats = lambda _: None,
     options: OtaOptions = OtaOptions(),
+    extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
 
     ``device_stats`` gives what is known about a device's audio by its Device-Id, ready for JSON; None when it was not seen.
+    ``extra_routes`` are served besides, after ours.
     """
     stats = OtaStats()
     fleet = _Fleet(store, activations, endpoints, options, stats)
     admin = _Admin(store, activations, options, stats, device_stats)
     routes = [
         Route("/", fleet.about),
-        *(Route(path, fleet.check_version, methods=["GET", "POST"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
+        *(Route(path, fleet.ask, methods=["GET", "POST", "DELETE"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
         *(Route(path, fleet.activate, methods=["POST"]) for path in ("/xiaozhi/ota/activate", "/xiaozhi/ota/activate/")),
         Route("/healthz", _healthz),
         Route("/readyz", _readyz(ready)),
@@ -93,6 +106,7 @@ def build_app(
         Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
         Route("/api/devices/{device_id}/stats", admin.statistics),
         Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
+        *extra_routes,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _error, StoreError: _store_error})
     app.router.redirect_slashes = False  # devices follow no redirects
@@ -115,10 +129,26 @@ class _Fleet:
 
     async def about(self, request: Request) -> Response:
         del request
-        return JSONResponse({"service": "xiaozhi-bridge", "ota": f"{self._endpoints().http_base}/xiaozhi/ota/"})
+        return JSONResponse(
+            {"service": "xiaozhi-bridge", "version": self._options.version, "ota": f"{self._endpoints().http_base}/xiaozhi/ota/"}
+        )
 
-    async def check_version(self, request: Request) -> Response:
+    async def ask(self, request: Request) -> Response:
         self._limit(request)
+        return await (self._leave(request) if request.method == "DELETE" else self._check_version(request))
+
+    async def _leave(self, request: Request) -> Response:
+        """The device that holds these credentials is forgotten: it could do all else with them anyway. HTTP 401 for others."""
+        identity = read_identity(request)
+        username, password = _basic_credentials(request)
+        if self._store.authenticate(identity.mqtt_client_id, username, password) is None:
+            raise HTTPException(401, "these are not the MQTT credentials of this device", headers={"WWW-Authenticate": "Basic"})
+        await self._store.forget(identity.device_id)
+        self._stats.left += 1
+        _log.info("a device has taken itself away", device_id=identity.device_id, source=read_source(request))
+        return JSONResponse({"device_id": identity.device_id, "status": "forgotten"})
+
+    async def _check_version(self, request: Request) -> Response:
         identity = read_identity(request)
         body = await read_object(request)
         facts = read_facts(request, body)
@@ -130,17 +160,29 @@ class _Fleet:
             _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
             raise HTTPException(403, "this server does not let new devices in")
         approved = enrolment.state == "approved"
+        endpoints, broker, topics = self._endpoints(), self._options.broker, {}
+        websocket = self._websocket(device, endpoints) if approved else None
+        credentials = self._store.credentials(device) if approved and endpoints.offers_mqtt else None
+        if broker is not None and approved and broker.serves(device):
+            endpoints, credentials, topics = broker.endpoints(endpoints), broker.credentials(device), broker.topics(device)
         manifest = build_manifest(
-            endpoints=self._endpoints(),
-            credentials=self._store.credentials(device) if approved else None,
+            endpoints=endpoints,
+            credentials=credentials,
+            websocket=websocket,
             activation=None if approved else self._notice(enrolment, device, request),
             device_version=read_version(request, body),
             now_ms=int(datetime.now(UTC).timestamp() * 1000),
             timezone_offset_min=self._timezone_offset_min(),
             keepalive_s=self._options.keepalive_s,
+            **topics,
         )
         self._stats.credentials_issued += approved
         return JSONResponse(manifest)
+
+    def _websocket(self, device: Device, endpoints: Endpoints) -> WebSocketOffer | None:
+        if not endpoints.websocket_url:
+            return None
+        return WebSocketOffer(endpoints.websocket_url, self._store.bearer(device), self._options.websocket_version)
 
     async def activate(self, request: Request) -> Response:
         self._limit(request)
@@ -191,6 +233,8 @@ class _Fleet:
         return int(offset.total_seconds() // 60) if offset else 0
 
     def _limit(self, request: Request) -> None:
+        if request.client is not None and self._options.is_exempt(request.client.host):
+            return
         if not self._buckets.take(read_source(request), now=_now_s()):
             self._stats.rate_limited += 1
             raise HTTPException(429, "too many requests from this address", headers={"Retry-After": "10"})
@@ -289,6 +333,18 @@ class _Admin:
     def _is_new(self, device: Device) -> bool:
         known = self._store.get(device.device_id)
         return known is None or known.status == "pending"
+
+
+def _basic_credentials(request: Request) -> tuple[str, bytes]:
+    """User name and password of ``Authorization: Basic`` (RFC 7617); both empty when there is none."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return "", b""
+    try:
+        username, _, password = base64.b64decode(encoded, validate=True).partition(b":")
+        return username.decode("ascii"), password
+    except ValueError:
+        return "", b""
 
 
 def _path_device_id(request: Request) -> str:

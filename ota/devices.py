@@ -23,10 +23,12 @@ import structlog
 
 from mqtt_control.credentials import Credentials, mint, verify
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_client_id
+from ota.bearer import mint_bearer, verify_bearer
 
 _log = structlog.get_logger(__name__)
 
 SECRET_BYTES = 32
+WEBSOCKET = "websocket"
 SCHEMA_VERSION = 1
 DEFAULT_GROUP = "GID_default"
 SEEN_RESOLUTION = timedelta(minutes=1)
@@ -116,6 +118,8 @@ class DeviceStore:
         self.stats = DeviceStoreStats()
         self.on_revoked: Callable[[str], None] = _ignore
         """Called with the Device-Id when its credentials stop being valid: whoever holds its connection closes it."""
+        self.on_forgotten: Callable[[str], None] = _ignore
+        """Called with the Device-Id when the device is known no longer, after :attr:`on_revoked`."""
         self._enrolment = enrolment
         self._max_devices = max_devices
         self._max_pending = max_pending
@@ -180,6 +184,26 @@ class DeviceStore:
         """
         return mint(device.secret, device.identity, claims={"v": 1})
 
+    def approved(self, device_id: str) -> DeviceIdentity | None:
+        """The approved device of this id, where somebody else has authenticated it (the user's broker)."""
+        device = self._devices.get(device_id)
+        return device.identity if device else None
+
+    def bearer(self, device: Device) -> str:
+        """The token with which an approved device opens its WebSocket; as long-lived as :meth:`credentials`."""
+        return mint_bearer(device.secret, device.identity, purpose=WEBSOCKET)
+
+    def authenticate_bearer(self, identity: DeviceIdentity, token: str) -> bool:
+        """Whether this very device is approved and the token its own. Does the same work for unknown devices as for known ones."""
+        device = self._devices.get(identity.device_id)
+        known = device is not None and device.identity == identity
+        genuine = verify_bearer(device.secret if device and known else self._decoy, identity, token, purpose=WEBSOCKET)
+        if not (known and genuine):
+            self.stats.rejected += 1
+            return False
+        self.stats.authenticated += 1
+        return True
+
     # -- changes -------------------------------------------------------------------------------------------------------
     async def enrol(self, device_id: str, client_id: str, facts: DeviceFacts) -> Enrolment:
         """A device asks. Raises IdentityError for ids that are none, StoreError when a new device cannot be written.
@@ -239,6 +263,7 @@ class DeviceStore:
             if self._devices.pop(device_id, None) is None:
                 return bool(waiting)
             self.on_revoked(device_id)
+            self.on_forgotten(device_id)
             await self._on_disk(lambda: self._execute("DELETE FROM devices WHERE device_id = ?", (device_id,)))
             return True
 
@@ -341,6 +366,19 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(_SCHEMA)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def read_registry(path: Path) -> list[Device]:
+    """The approved devices in a registry that another process may be using; nothing is changed. Blocks. Raises StoreError."""
+    if not path.is_file():
+        raise StoreError(f"device registry {path}: there is none; has the server run with this data_dir?")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            return [_device(row) for row in database.execute(f"{_SELECT} ORDER BY device_id")]
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(_sentence(path, error)) from error
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"device registry {path}: it holds a device that cannot be one: restore a copy") from error
 
 
 def _ignore(device_id: str) -> None:

@@ -2,9 +2,10 @@
 
 Pure. A mistake here sends devices into a boot loop, so what the firmware cannot stand is refused at this place:
 
-- every member of ``mqtt`` is written to flash (NVS): a key of more than 15 characters or a value of more than 3999 bytes
+- every member of ``mqtt`` and ``websocket`` is written to flash (NVS): a key of more than 15 characters or a value of more than 3999 bytes
   aborts the device;
 - ``endpoint`` is split at its first colon: no scheme, no IPv6; port 8883 means TLS, every other port plain TCP;
+- a device takes MQTT whenever ``mqtt`` is there: WebSocket devices get ``websocket`` alone;
 - ``firmware.version`` *and the device's own version* go through ``std::stoi``, segment by segment, as soon as there is a
   ``firmware`` with a version: a segment that is no 32-bit number crashes the device.
 """
@@ -12,7 +13,7 @@ Pure. A mistake here sends devices into a boot loop, so what the firmware cannot
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mqtt_control.credentials import Credentials
@@ -27,6 +28,7 @@ SUBSCRIBE_TOPIC = "null"
 """Firmware before 1.0.1 and desktop clients subscribe unless it is this word; we deliver without."""
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", re.ASCII)
+_WEBSOCKET_URL = re.compile(r"wss?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?(?:/[!-~]*)?", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 
 
@@ -44,6 +46,9 @@ class Endpoints:
     mqtt_host: str
     mqtt_port: int
     http_base: str
+    offers_mqtt: bool = True
+    websocket_url: str = ""
+    """Empty: WebSocket is not offered."""
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.mqtt_host):
@@ -55,6 +60,21 @@ class Endpoints:
     def mqtt(self) -> str:
         """``host:port``."""
         return f"{self.mqtt_host}:{self.mqtt_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketOffer:
+    """What a device needs for WebSocket. ``version``: of the binary messages, 1, 2 or 3. The token does not show in the representation."""
+
+    url: str
+    token: str = field(repr=False)
+    version: int
+
+    def __post_init__(self) -> None:
+        if not _WEBSOCKET_URL.fullmatch(self.url):
+            raise ManifestError(f"devices cannot connect to {self.url[:80]!r}: give ws://host[:port]/path or wss://host/path")
+        if self.version not in {1, 2, 3}:
+            raise ManifestError(f"there is no version {self.version} of the binary messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +96,14 @@ def build_manifest(
     now_ms: int,
     timezone_offset_min: int,
     keepalive_s: int,
+    websocket: WebSocketOffer | None = None,
+    publish_topic: str = PUBLISH_TOPIC,
+    subscribe_topic: str = SUBSCRIBE_TOPIC,
 ) -> dict[str, Any]:
-    """The JSON object. ``mqtt`` is in it only with credentials. Raises ManifestError."""
+    """The JSON object. ``mqtt`` is in it only with credentials, ``websocket`` only with an offer.
+
+    The topics matter at a broker alone. Raises ManifestError.
+    """
     manifest: dict[str, Any] = {"server_time": {"timestamp": now_ms, "timezone_offset": timezone_offset_min}}
     if is_safe_version(device_version):
         # Equal to what runs, so never newer. A device whose own version stoi cannot read must not be made to compare: nothing is sent.
@@ -89,11 +115,13 @@ def build_manifest(
                 "client_id": credentials.client_id,
                 "username": credentials.username,
                 "password": credentials.password,
-                "publish_topic": PUBLISH_TOPIC,
-                "subscribe_topic": SUBSCRIBE_TOPIC,
+                "publish_topic": publish_topic,
+                "subscribe_topic": subscribe_topic,
                 "keepalive": keepalive_s,
             }
         )
+    if websocket is not None:
+        manifest["websocket"] = _stored_in_flash({"url": websocket.url, "token": websocket.token, "version": websocket.version})
     if activation is not None:
         if not activation.challenge or activation.code not in activation.message or not re.fullmatch("[0-9]+", activation.code):
             raise ManifestError("an activation needs a code of digits, a message that contains it, and a challenge")

@@ -13,6 +13,10 @@ from starlette.types import ASGIApp
 
 SHUTDOWN_S = 5
 MAX_CONNECTIONS = 4096
+PING_S = 20.0
+WEBSOCKET_BUFFER_BYTES = 32 * 1024
+"""Unread by the device, in the kernel and here each: eight seconds of speech."""
+WEBSOCKET_CLOSE_S = 2.0
 
 
 class ListenError(Exception):
@@ -50,8 +54,11 @@ class HttpServer:
         self._group = group
         self._server: _Server | None = None
 
-    async def start(self, app: ASGIApp, host: str, port: int) -> int:
+    async def start(self, app: ASGIApp, host: str, port: int, *, max_websocket_message_bytes: int = 0) -> int:
         """Listen (port 0: any free one) and return the port. Raises ListenError.
+
+        With ``max_websocket_message_bytes`` WebSockets are served: what sends a larger message is closed, as is what does not
+        answer a ping.
 
         Cancellation leaves a server that :meth:`aclose` ends.
         """
@@ -61,7 +68,11 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             lifespan="off",
-            ws="none",
+            ws=_websocket_protocol() if max_websocket_message_bytes else "none",
+            ws_max_size=max_websocket_message_bytes or 1,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,  # devices do not offer it, and Opus does not shrink
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -80,6 +91,30 @@ class HttpServer:
         if self._server is not None:
             self._server.should_exit = True
             await self._server.down.wait()
+
+
+def _websocket_protocol() -> type[asyncio.Protocol]:
+    """uvicorn's WebSocket protocol on the ``websockets`` library, made to let go of peers that do not read."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    class BoundedWebSocket(WebSocketsSansIOProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            # Otherwise the kernel takes megabytes for a peer that has stopped reading before anybody notices.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WEBSOCKET_BUFFER_BYTES)
+            self.transport.set_write_buffer_limits(high=WEBSOCKET_BUFFER_BYTES)
+
+        def keepalive_timeout(self) -> None:
+            """A peer that does not answer pings does not read what waits for it either."""
+            super().keepalive_timeout()
+            self.transport.abort()
+
+        async def run_asgi(self) -> None:
+            """After the application has ended, a close that cannot be flushed must not keep the socket."""
+            await super().run_asgi()
+            self.loop.call_later(WEBSOCKET_CLOSE_S, self.transport.abort)
+
+    return BoundedWebSocket
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -188,6 +188,8 @@ def _not_allowed(path: str, error: ErrorDetails, origins: Mapping[str, str]) -> 
     if not fields:
         return f"{path}: {error['msg']}{_origin(path, origins)}"
     hidden = schema.is_secret(path) or schema.is_branch(path)
+    if error["type"] == "value_error" and not hidden:
+        return f"{path}: {error['ctx']['error']}{_origin(path, origins)}"
     what = "what is given is not allowed" if hidden else f"{_shown(error['input'])} is not allowed"
     quotes = "; put it in quotes" if error["type"] == "string_type" and isinstance(error["input"], int | float) else ""
     nearest = None if hidden else schema.nearest(str(error["input"]), [str(value) for value in schema.choices(fields[0])])

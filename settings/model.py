@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +48,60 @@ class Mqtt(Branch):
 
     host: str = Field("0.0.0.0")  # noqa: S104
     port: Port = Field(1883, ge=0, le=65535, description="0: any free one")
+    plain: bool = Field(True, description="false: only TLS; then devices are told the TLS port")
     tls: MqttTls = MqttTls()
     keepalive_s: int = Field(240, ge=0, le=65535, description="what devices are told to use")
     connect_timeout_s: float = Field(10, gt=0, description="longest wait from TCP accept to a whole CONNECT")
     max_packet_bytes: int = Field(131072, ge=65536)
     write_buffer_bytes: int = Field(131072, ge=16384, description="a device that reads slower than this fills is closed")
     max_connections: int = Field(10000, ge=1)
+
+
+class Control(Branch):
+    """How control messages travel."""
+
+    mode: Literal["front", "broker", "both"] = Field(
+        "front",
+        description="front: devices connect to this server; broker: this server and the devices meet at your own MQTT broker "
+        "(docs/mosquitto.md: stock firmware never subscribes, so not every broker serves it); both: each device uses either",
+    )
+
+
+class BrokerTls(Branch):
+    enabled: bool = False
+    ca_file: Path | None = Field(None, description="PEM file of the authority that signed the broker's certificate; empty: the system's")
+
+
+class Broker(Branch):
+    """Your own MQTT broker, with control.mode broker or both. Its ACL says who is which device: see mosquitto.conf."""
+
+    host: str = Field("127.0.0.1", min_length=1, max_length=253)
+    port: Port = Field(1883, ge=1, le=65535)
+    username: str = Field("", description="of this server; empty: none")
+    password: SecretStr = SecretStr("")
+    tls: BrokerTls = BrokerTls()
+    client_id: str = Field("xiaozhi-bridge-control", min_length=1, max_length=64, description="another one for each server at one broker")
+    keepalive_s: int = Field(30, ge=5, le=3600, description="of this server's connection; a dead broker is noticed within twice that time")
+    topic_root: str = Field(
+        "xiaozhi",
+        pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+        description="messages travel on <root>/<MAC, 12 hex digits>/up and .../down",
+    )
+    advertise_host: str | None = Field(None, description="name or IPv4 address that devices are told; host when empty")
+    advertise_port: Port | None = Field(None, ge=1, le=65535, description="port that devices are told; 8883 makes them use TLS")
+    devices: tuple[str, ...] = Field(
+        (), description="with control.mode both: who is sent to the broker, as MAC addresses or board names, * stands for anything"
+    )
+    queue_messages: int = Field(1000, ge=10, description="waiting to be sent; when full, further ones are refused and counted")
+    reconnect_max_s: float = Field(30, ge=1, le=3600, description="longest wait between two attempts to connect")
+    resubscribe_s: float = Field(
+        12,
+        ge=0,
+        le=120,
+        description="after the broker was away, how long messages wait for a device that was not heard since (firmware reconnects after 10 s)",
+    )
+    outage_s: float = Field(60, ge=1, description="when the broker is away for longer, its devices count as disconnected")
+    silence_s: float = Field(86400, ge=60, description="a device that says nothing for so long counts as disconnected")
 
 
 class Udp(Branch):
@@ -63,12 +112,28 @@ class Udp(Branch):
     receive_buffer_bytes: int = Field(4 * 1024 * 1024, ge=65536)
 
 
+class WebSocket(Branch):
+    """The other transport of devices, on the HTTP port: JSON and audio over one connection (docs/websocket.md)."""
+
+    enabled: bool = Field(False, description="true: it is served, and offered as advertise.transport says")
+    version: Literal[1, 2, 3] = Field(3, description="binary protocol that devices are told to use; all three are understood")
+    hello_timeout_s: float = Field(10, gt=0, description="longest wait from the connection to a hello")
+
+
 class Advertise(Branch):
     """What devices are told to connect to."""
 
+    transport: Literal["mqtt", "websocket", "both"] = Field(
+        "both", description="what is offered of what is on; stock devices take MQTT whenever it is offered"
+    )
     host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
+    websocket_url: str | None = Field(
+        None,
+        pattern=r"^wss?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[!-~]*)?$",
+        description="when a proxy has another address, such as wss://voice.example.org/xiaozhi/v1/",
+    )
 
 
 class Audio(Branch):
@@ -129,6 +194,28 @@ class MetricsExport(Branch):
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+class Limits(Branch):
+    """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
+
+    connections_per_minute: int = Field(1200, ge=1, description="new MQTT connections from one address")
+    failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
+    turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
+    device_connections_per_minute: int = Field(60, ge=1, description="MQTT connections of one device")
+    device_hellos_per_minute: int = Field(60, ge=1, description="sessions that one device opens")
+    ota_requests_per_minute: int = Field(1200, ge=1, description="OTA requests from one address")
+    exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
+
+    @field_validator("exempt")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                ip_network(text, strict=False)
+            except ValueError:
+                raise ValueError(f"{text!r} is no network such as 192.168.1.0/24 or fd00::/8") from None
+        return value
+
+
 class Admin(Branch):
     token: SecretStr = Field(
         SecretStr(""),
@@ -141,7 +228,10 @@ class SettingsTree(Branch):
 
     http: Http = Http()
     mqtt: Mqtt = Mqtt()
+    control: Control = Control()
+    broker: Broker = Broker()
     udp: Udp = Udp()
+    websocket: WebSocket = WebSocket()
     advertise: Advertise = Advertise()
     data_dir: Path = Field(Path("data"), description="device registry, models, logs")
     enrolment: Literal["open", "code", "closed"] = Field(
@@ -157,6 +247,7 @@ class SettingsTree(Branch):
     tts: TtsConfig = LocalTts()
     intent: IntentConfig = HassilIntents()
     models: Models = Models()
+    limits: Limits = Limits()
     admin: Admin = Admin()
     metrics: MetricsExport = MetricsExport()
     log: Log = Log()

@@ -16,7 +16,8 @@ class UdpAudioError(Exception):
 class ChannelClosed(UdpAudioError):
     """The channel is closed; nothing is sent or received on it any more."""
 
-    def __init__(self, ssrc: int) -> None:
+    def __init__(self, ssrc: int | None = None) -> None:
+        """``ssrc``: the channel's, when it has one."""
         super().__init__("the audio channel is closed")
         self.ssrc = ssrc
 

@@ -213,6 +213,11 @@ class AudioChannel:
         """How long a missing packet is waited for at present."""
         return self._core.jitter_hold_s
 
+    @property
+    def unbelieved(self) -> int:
+        """Packets that carried this ssrc and were not believed: undecipherable, or from an address that proved nothing."""
+        return self.stats.implausible + self.stats.forged + self.stats.distrusted
+
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.
 

@@ -66,7 +66,7 @@ async def fleet(plan: FleetPlan) -> FleetResult:
 
 
 class Meter:
-    """CPU of the server while all devices are there: from the end of the ramp to the end of the first fleet."""
+    """CPU of the server while all devices converse: from the end of the ramp to the end of the first fleet."""
 
     def __init__(self, pid: int | None, *, after_s: float) -> None:
         self._pid = pid
@@ -169,7 +169,9 @@ async def _run_against(options: argparse.Namespace, target: Target) -> int:
         if options.json:
             print(json.dumps({"limit_devices": limit, "runs": [one.as_json() for one in reports]}, indent=2))
         else:
-            print(f"Limit: {limit} devices" + ("" if not reports[-1].within_limit else " or more"))
+            print(f"Limit: {limit} devices{'' if not reports[-1].within_limit else ' or more'}")
+            for note in reports[-1].notes:
+                print(f"  but {note}; try more --processes, or another machine for them")
         return 0
     found = await measure(options, target, options.devices, idle=idle)
     print(json.dumps(found.as_json(), indent=2) if options.json else found)
@@ -182,7 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--devices", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1, help="processes that the devices are shared out to")
-    parser.add_argument("--ramp", type=float, default=3.0, help="seconds over which the devices start")
+    parser.add_argument("--ramp", type=float, default=3.0, help="seconds over which the devices boot, before their turns")
     parser.add_argument("--think", type=float, default=1.0, help="mean seconds between turns")
     parser.add_argument("--turns", type=int, default=3, help="turns of each device")
     parser.add_argument(

@@ -20,6 +20,8 @@ from bridge.device.speech import load_speech
 from bridge.device.turn_record import TurnRecord
 
 LAG_PERIOD_S = 0.05
+SETTLE_S = 0.5
+"""From the end of the ramp to the first turns: booting devices take the receiver's time, and nothing is measured meanwhile."""
 
 
 class TimedDevice(Device):
@@ -41,17 +43,18 @@ def mac(number: int) -> str:
 async def run(plan: FleetPlan) -> FleetResult:
     """All devices from power on to power off."""
     result = FleetResult()
+    steady_at = asyncio.get_running_loop().time() + plan.ramp_s + SETTLE_S
     speech = load_speech(Path(plan.recording), frame_ms=plan.frame_ms)
     async with asyncio.TaskGroup() as group:
-        lag = group.create_task(_watch_lag(result), name="lag")
+        lag = group.create_task(_watch_lag(result, steady_at), name="lag")
         async with asyncio.TaskGroup() as devices:
             for index in range(plan.devices):
-                devices.create_task(_live(plan, index, speech, result), name=f"device {index}")
+                devices.create_task(_live(plan, index, speech, result, steady_at), name=f"device {index}")
         lag.cancel()
     return result
 
 
-async def _live(plan: FleetPlan, index: int, speech: Speech, result: FleetResult) -> None:
+async def _live(plan: FleetPlan, index: int, speech: Speech, result: FleetResult, steady_at: float) -> None:
     dice = random.Random(plan.first + index)
     await asyncio.sleep(plan.ramp_s * index / max(1, plan.devices))
     options = DeviceOptions(
@@ -64,9 +67,10 @@ async def _live(plan: FleetPlan, index: int, speech: Speech, result: FleetResult
     try:
         async with TimedDevice(options) as device:
             await device.boot()
-            for number in range(plan.turns):
-                if number:
-                    await asyncio.sleep(plan.think_s * dice.uniform(0.5, 1.5))
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(max(0.0, steady_at - loop.time()))
+            for _ in range(plan.turns):
+                await asyncio.sleep(plan.think_s * dice.uniform(0.5, 1.5))
                 device.packets.clear()
                 _note(result, await device.converse(speech, timeout_s=plan.timeout_s), device)
             await device.goodbye()
@@ -96,8 +100,9 @@ def _note(result: FleetResult, turn: TurnRecord, device: TimedDevice) -> None:
     result.underruns += turn.counters.underruns
 
 
-async def _watch_lag(result: FleetResult) -> None:
+async def _watch_lag(result: FleetResult, steady_at: float) -> None:
     loop = asyncio.get_running_loop()
+    await asyncio.sleep(max(0.0, steady_at - loop.time()))
     while True:
         due = loop.time() + LAG_PERIOD_S
         await asyncio.sleep(LAG_PERIOD_S)

@@ -20,7 +20,7 @@ class FleetPlan:
     devices: int
     turns: int
     ramp_s: float
-    """Over how long the devices start."""
+    """Over how long the devices boot; only then the turns begin."""
     think_s: float
     """Mean pause between turns."""
     recording: str

@@ -10,6 +10,7 @@ from bench.load.pacing import percentile
 from bench.load.plan import FleetResult
 
 LIMIT_PACING_MS = 20.0
+LATE_RECEIVER_MS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def report(result: FleetResult, *, devices: int, turns_wanted: int, wall_s: floa
     """The figures of a run."""
     pacing_ms, lag_ms = Spread.of(result.pacing_ms), Spread.of(result.lag_ms)
     notes = []
-    if lag_ms.p99 > pacing_ms.p99 / 2 and pacing_ms.p99 > 5:
+    if pacing_ms.p99 > LATE_RECEIVER_MS < lag_ms.p99:
         notes.append("the receivers themselves were late: the pacing error is theirs in part")
     leads = result.lead_frames
     return Report(

@@ -20,7 +20,7 @@ from bridge.device.events import Event
 from bridge.device.impairment import Impairment
 from bridge.device.microphone import LiveSource, SoundcardSource
 from bridge.device.options import DeviceOptions
-from bridge.device.ota_client import OtaTiming
+from bridge.device.ota_client import OtaTiming, Transport
 from bridge.device.profiles import DEFAULT_PROFILE, PROFILES
 from bridge.device.speech import load_speech, write_wav
 from bridge.device.turn_record import TurnRecord
@@ -46,6 +46,9 @@ class CliOptions:
     profile: str = DEFAULT_PROFILE
     aec: bool = False
     aead: bool = False
+    transport: Transport = "auto"
+    websocket_version: int = 0
+    """Of the binary messages; 0: as the OTA answer says."""
     reply: Path | None = None
     """Where the answers are written as one 24 kHz WAV file."""
     json_lines: bool = False
@@ -58,7 +61,7 @@ class CliOptions:
 def run(options: CliOptions) -> int:
     """Hold the conversation and return the exit code: 0 when every turn was answered, else that of the error.
 
-    2 OTA, 3 MQTT, 4 hello, 5 no audio came back, 6 no answer, 7 recording or microphone, 130 interrupted.
+    2 OTA, 3 MQTT or WebSocket, 4 hello, 5 no audio came back, 6 no answer, 7 recording or microphone, 130 interrupted.
     """
     if options.profile not in PROFILES:
         Console(stderr=True).print(f"There is no profile {options.profile!r}; known are {', '.join(PROFILES)}.", markup=False)
@@ -96,16 +99,14 @@ async def _turns(options: CliOptions, report: _Report, heard: list[TurnRecord]) 
     async with Device(_device_options(options, report, source)) as device:
         report.step("asking the OTA address", url=options.ota_url)
         await device.boot()
-        assert device.mqtt is not None  # noqa: S101 - boot() has set it
-        report.step("MQTT is connected", endpoint=f"{device.mqtt.host}:{device.mqtt.port}")
+        if device.mqtt is not None:
+            report.step("MQTT is connected", endpoint=f"{device.mqtt.host}:{device.mqtt.port}")
         await device.open_channel()
         assert device.grant is not None  # noqa: S101 - open_channel() has set it
-        report.step(
-            "hello was answered",
-            udp=f"{device.grant.server}:{device.grant.port}",
-            session=device.session_id,
-            encryption=device.grant.encryption,
-        )
+        audio = {"udp": f"{device.grant.server}:{device.grant.port}", "encryption": device.grant.encryption}
+        if device.websocket is not None:
+            audio = {"websocket": device.websocket.url, "version": str(device.websocket.version)}
+        report.step("hello was answered", **audio, session=device.session_id)
         for path in options.recordings:
             report.step("speaking", recording=path.name, seconds=round(sayings[path].duration_s, 2))
             record = await device.converse(sayings[path], timeout_s=options.timeout_s)
@@ -145,6 +146,8 @@ def _device_options(options: CliOptions, report: _Report, source: LiveSource | N
         profile=options.profile,
         aec=options.aec,
         aead=options.aead,
+        transport=options.transport,
+        websocket_version=options.websocket_version,
         impairment=options.impairment,
         microphone=source,
         ota_timing=options.ota_timing,

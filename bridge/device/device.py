@@ -172,6 +172,11 @@ class Device(Firmware):
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: self.state in states)
 
+    def drop_websocket(self) -> None:
+        """Lose the WebSocket without a closing handshake."""
+        if self._link is not None:
+            self._link.drop()
+
     def drop_mqtt(self) -> None:
         """Lose the MQTT connection without DISCONNECT. State and UDP go on; the link comes back after ``reconnect_s``."""
         self.control.drop()
@@ -207,6 +212,9 @@ class Device(Firmware):
             return f"The server understood the words, but did not answer within {timeout_s:g} s: look at its language model."
         if any(is_message("goodbye")(event.message) for event in self.events.since(before.mark)):
             return "The server said goodbye instead of an answer."
+        if self.websocket is not None:
+            lost = "The WebSocket was closed during the turn." if self._link is None else "The server found no speech in the audio."
+            return f"Nothing was understood within {timeout_s:g} s. {lost}"
         if self.channel_stats.socket_errors:
             return f"Nothing was understood: {self._udp_address()} refuses UDP ({self.channel_stats.last_socket_error})."
         if self._control is not None and not self._control.connected.is_set():
@@ -217,6 +225,8 @@ class Device(Firmware):
         )
 
     def _audio_fault(self, counters: TurnCounters) -> str:
+        if not counters.downlink_packets and self.websocket is not None:
+            return "no audio came over the WebSocket"
         if not counters.downlink_packets:
             return f"no UDP packet came back from {self._udp_address()}: its address is not the one advertised, or a firewall drops UDP"
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counters.dropped.items()))

@@ -6,6 +6,7 @@
     +-- OtaError               check-version or activation did not give usable settings
     |   +-- FirmwareCrashError   the answer is of the kind that puts real hardware into a boot loop
     +-- MqttError              no MQTT connection, or it was refused
+    +-- WebSocketError         the same of the WebSocket
     +-- HelloError             hello was not answered, or not with a usable audio channel
     +-- NoAudioError            the server said that it speaks, and no packet was playable
     +-- NoAnswerError           nothing was answered in time
@@ -30,6 +31,8 @@ class DeviceError(Exception):
 
 class OtaError(DeviceError):
     exit_code = 2
+    status_code: int | None = None
+    """What the server answered instead of 200."""
 
 
 class FirmwareCrashError(OtaError):
@@ -37,6 +40,10 @@ class FirmwareCrashError(OtaError):
 
 
 class MqttError(DeviceError):
+    exit_code = 3
+
+
+class WebSocketError(DeviceError):
     exit_code = 3
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -20,16 +20,17 @@ from bridge.device.audio_channel import AudioChannel, ChannelStats
 from bridge.device.control_link import ControlLink
 from bridge.device.datagram import Received
 from bridge.device.dialogue import Action, Event, Mode, State, step
-from bridge.device.errors import DeviceError, FirmwareCrashError, HelloError, MqttError
+from bridge.device.errors import DeviceError, FirmwareCrashError, HelloError, MqttError, WebSocketError
 from bridge.device.events import EventLog, Message
-from bridge.device.hello import AudioFormat, Grant, compose_hello, read_hello
+from bridge.device.hello import AudioFormat, Grant, compose_hello, read_hello, read_websocket_hello
 from bridge.device.mcp import Appliance, McpServer
 from bridge.device.microphone import Microphone
 from bridge.device.options import DeviceOptions
-from bridge.device.ota_client import Hardware, MqttSettings, OtaClient
+from bridge.device.ota_client import Hardware, MqttSettings, OtaClient, WebSocketSettings, read_settings
 from bridge.device.player import Player
 from bridge.device.profiles import PROFILES
 from bridge.device.things import Things
+from bridge.device.websocket_link import WebSocketLink
 
 log = structlog.get_logger(__name__)
 
@@ -91,12 +92,16 @@ class Firmware:
         self.session_id = ""
         self.grant: Grant | None = None
         self.mqtt: MqttSettings | None = None
+        self.websocket: WebSocketSettings | None = None
+        """Set instead of ``mqtt`` when that is the transport."""
         self.ota_answer: dict[str, Any] = {}
         self._tasks = asyncio.TaskGroup()
         self._owned: list[asyncio.Task[None]] = []
         self._jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(MAIN_QUEUE_LENGTH)
         self._control: ControlLink | None = None
-        self._channel: AudioChannel | None = None
+        self._channel: AudioChannel | WebSocketLink | None = None
+        self._link: WebSocketLink | None = None
+        """The WebSocket from before hello on; with the channel open it is the channel."""
         self._hello: asyncio.Future[Grant] | None = None
         self._hello_fault = ""
         self._listen_again = False
@@ -148,7 +153,7 @@ class Firmware:
         return self._channel is not None and self._loop.time() - self._last_input_s < self.options.channel_timeout_s
 
     @property
-    def channel(self) -> AudioChannel | None:
+    def channel(self) -> AudioChannel | WebSocketLink | None:
         return self._channel
 
     @property
@@ -159,7 +164,10 @@ class Firmware:
         return self._control
 
     async def boot(self) -> None:
-        """Check the version, activate if asked to, connect. Raises :class:`OtaError` or :class:`MqttError`."""
+        """Check the version, activate if asked to, connect (a WebSocket only when it is needed).
+
+        Raises :class:`OtaError` or :class:`MqttError`.
+        """
         ota = OtaClient(
             self.options.ota_url,
             hardware=self.hardware,
@@ -167,14 +175,18 @@ class Firmware:
             on_activation=self.options.on_activation,
             timing=self.options.ota_timing,
         )
-        self.mqtt = await ota.fetch()
-        self.ota_answer = ota.answer
-        await self.connect(self.mqtt)
+        self.ota_answer = await ota.check()
+        settings = read_settings(self.ota_answer, self.options.transport)
+        if isinstance(settings, MqttSettings):
+            await self.connect(settings)
+        else:
+            self.stats.boots += 1
+            self.websocket = replace(settings, version=self.options.websocket_version or settings.version)
 
     async def connect(self, settings: MqttSettings) -> None:
         """The second half of :meth:`boot`, for settings from elsewhere. Raises :class:`MqttError`."""
         self.stats.boots += 1
-        self.mqtt = settings
+        self.mqtt, self.websocket = settings, None
         self._control = ControlLink(
             settings,
             on_message=self._message_arrived,
@@ -225,7 +237,10 @@ class Firmware:
     def _hello_arrived(self, message: Message) -> None:
         previous = self.grant.audio if self.grant is not None else AudioFormat()
         try:
-            grant = read_hello(message, previous=previous, strict=self.profile.strict_hello, aead=self.options.aead)
+            if self.websocket is not None:
+                grant = read_websocket_hello(message, previous=previous)
+            else:
+                grant = read_hello(message, previous=previous, strict=self.profile.strict_hello, aead=self.options.aead)
         except FirmwareCrashError as crash:
             self.stats.crashes += 1
             if self._hello is not None and not self._hello.done():
@@ -340,6 +355,8 @@ class Firmware:
                     self.player.clear("truncated")
             case Action.RELEASE_CHANNEL:
                 self._release_channel()
+            case Action.GOODBYE if self.websocket is not None:
+                pass  # closing the socket has said it
             case _:
                 self._publish({"session_id": self.session_id} | _MESSAGES[action])
 
@@ -358,8 +375,12 @@ class Firmware:
             self.microphone.switch_off()
             await self._enter(State.IDLE)
         await self._apply(Event.CONNECT)
+        if self.websocket is not None:
+            self._link = await self._open_websocket(self.websocket)
+        else:
+            await self.control.reconnect_now()
         grant = await self._say_hello()
-        self._channel = await AudioChannel.open(
+        self._channel = self._link or await AudioChannel.open(
             grant,
             profile=self.profile,
             on_packet=self._packet_arrived,
@@ -374,20 +395,43 @@ class Firmware:
             for descriptor in self.things.descriptors():
                 self._publish({"session_id": self.session_id, "type": "iot", "update": True, "descriptors": [descriptor]})
 
+    async def _open_websocket(self, settings: WebSocketSettings) -> WebSocketLink:
+        link = await WebSocketLink.open(
+            settings,
+            hardware=self.hardware,
+            on_text=self._message_arrived,
+            on_packet=self._packet_arrived,
+            on_closed=self._websocket_closed,
+            stats=self.channel_stats,
+        )
+        self._own(link.run(), f"{self.options.device_id} websocket")
+        return link
+
+    def _websocket_closed(self, link: WebSocketLink, how: str) -> None:
+        """The server, or the network, has ended the connection: that is a goodbye."""
+        if link is not self._link:
+            return
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(HelloError(f"The server closed the WebSocket {how} instead of answering hello."))
+        else:
+            self._post(lambda: self._apply(Event.CLOSED))
+
     async def _say_hello(self) -> Grant:
-        await self.control.reconnect_now()
+        version = self.websocket.version if self.websocket is not None else 0
         self._hello = self._loop.create_future()
         self._hello_fault = ""
         self.session_id = ""
         self.stats.hellos += 1
         try:
-            self._publish(compose_hello(self.profile, aec=self.options.aec, aead=self.options.aead))
+            aead = self.options.aead and not version
+            self._publish(compose_hello(self.profile, aec=self.options.aec, aead=aead, websocket_version=version))
             async with asyncio.timeout(self.options.hello_timeout_s):
                 return await self._hello
         except TimeoutError:
             reason = f"only with one that devices ignore: {self._hello_fault}" if self._hello_fault else "at all"
             waited = f"{self.options.hello_timeout_s:g} s"
-            raise HelloError(f"MQTT works, but the server did not answer hello within {waited} {reason}.") from None
+            what = "The WebSocket" if version else "MQTT"
+            raise HelloError(f"{what} works, but the server did not answer hello within {waited} {reason}.") from None
         finally:
             self._hello = None
 
@@ -422,7 +466,8 @@ class Firmware:
     async def _reboot(self) -> None:
         """Hang up, fall off the network, boot again. A boot that fails leaves the device off."""
         await self._in_main(self._hang_up)
-        self.control.close()
+        if self._control is not None:
+            self._control.close()
         await asyncio.sleep(_REBOOT_S)
         try:
             await self.boot()
@@ -438,7 +483,12 @@ class Firmware:
         self._publish_text(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
 
     def _publish_text(self, text: str) -> None:
-        self.control.publish(text)
+        if self.websocket is None:
+            self.control.publish(text)
+        elif self._link is None:
+            raise WebSocketError("The message could not be sent: there is no WebSocket.")
+        else:
+            self._link.publish(text)
         with contextlib.suppress(ValueError):
             self.sent.append(json.loads(text), self._loop.time())
 
@@ -451,9 +501,10 @@ class Firmware:
         self._channel.send(frame, timestamp=timestamp)
 
     def _release_channel(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        for open_one in (self._channel, self._link):
+            if open_one is not None:
+                open_one.close()
+        self._channel = self._link = None
 
     def _drained(self) -> None:
         if self._listen_again:

@@ -38,23 +38,27 @@ class Grant:
     """What a valid hello reply grants. ``repr`` keeps the key out of logs."""
 
     session_id: str
-    server: str
-    port: int
-    key: bytes
-    nonce: bytes
-    audio: AudioFormat
+    server: str = ""
+    """Where UDP goes; empty over a WebSocket, which needs no address and no key."""
+    port: int = 0
+    key: bytes = b""
+    nonce: bytes = b""
+    audio: AudioFormat = AudioFormat()
     encryption: str = CTR
 
     def __repr__(self) -> str:
         return f"Grant(session_id={self.session_id!r}, server={self.server!r}, port={self.port}, audio={self.audio!r})"
 
 
-def compose_hello(profile: Profile, *, aec: bool = False, aead: bool = False) -> Message:
+def compose_hello(profile: Profile, *, aec: bool = False, aead: bool = False, websocket_version: int = 0) -> Message:
     """The device's hello. Firmware before 1.7 has no ``features``; ``aec`` stands only in builds with server AEC.
 
-    ``aead``: a client that can authenticate its audio (docs/wire-aead.md); no stock firmware does.
+    ``aead``: a client that can authenticate its audio (docs/wire-aead.md); no stock firmware does. ``websocket_version``: of the
+    binary messages, over a WebSocket.
     """
     message: Message = {"type": "hello", "version": 3, "transport": "udp"}
+    if websocket_version:
+        message |= {"version": websocket_version, "transport": "websocket"}
     if profile.mcp:
         message["features"] = ({"aec": True} if aec else {}) | {"mcp": True}
     if aead:
@@ -92,6 +96,17 @@ def read_hello(message: Message, *, previous: AudioFormat, strict: bool, aead: b
         audio=_audio_format(message.get("audio_params"), previous),
         encryption=GCM if aead and udp.get("encryption") == GCM else CTR,
     )
+
+
+def read_websocket_hello(message: Message, *, previous: AudioFormat) -> Grant | str:
+    """The same over a WebSocket. Without ``transport`` every firmware crashes: raises :class:`FirmwareCrashError`."""
+    transport = message.get("transport")
+    if not isinstance(transport, str):
+        raise FirmwareCrashError("The hello reply would crash firmware: it has no transport.")
+    if transport != "websocket":
+        return f"transport is {transport[:20]!r}, not 'websocket'"
+    session_id = message.get("session_id")
+    return Grant(session_id=session_id if isinstance(session_id, str) else "", audio=_audio_format(message.get("audio_params"), previous))
 
 
 def _udp_fault(udp: object) -> str:

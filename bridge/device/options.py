@@ -12,7 +12,7 @@ from bridge.device.hello import HELLO_TIMEOUT_S
 from bridge.device.impairment import Impairment
 from bridge.device.mcp import Tool
 from bridge.device.microphone import WARM_UP_S, LiveSource
-from bridge.device.ota_client import OtaTiming
+from bridge.device.ota_client import OtaTiming, Transport
 from bridge.device.profiles import DEFAULT_PROFILE
 
 
@@ -31,8 +31,11 @@ class DeviceOptions:
     """A build with server-side echo cancellation: says so in hello and echoes timestamps."""
     aead: bool = False
     """A client that can authenticate its audio, and says so in hello; a server that cannot is talked to as by any device."""
+    transport: Transport = "auto"
+    websocket_version: int = 0
+    """Of the binary messages, whatever the OTA answer says; 0: as it says."""
     impairment: Impairment | None = None
-    """Bad network, both directions."""
+    """Bad network, both directions: of UDP alone."""
     downlink_impairment: Impairment | None = None
     """For the downlink instead of ``impairment``."""
     realtime: bool = True

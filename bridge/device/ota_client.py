@@ -8,8 +8,8 @@ import hmac
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
@@ -46,6 +46,19 @@ class MqttSettings:
 
     def __repr__(self) -> str:
         return f"MqttSettings(host={self.host!r}, port={self.port}, publish_topic={self.publish_topic!r}, keepalive_s={self.keepalive_s})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketSettings:
+    """The ``websocket`` section as stored. ``repr`` keeps the token out of logs."""
+
+    url: str
+    token: str = field(repr=False)
+    version: int
+
+
+Transport: TypeAlias = Literal["auto", "mqtt", "websocket"]
+"""``auto`` is the firmware's choice: MQTT when it is offered, else WebSocket when that is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +163,11 @@ class OtaClient:
         """The last answer of check-version, whole."""
 
     async def fetch(self) -> MqttSettings:
-        """Check the version, and activate as long as the server asks for it.
+        """The MQTT settings of :meth:`check`. Raises as that."""
+        return read_mqtt_section(await self.check())
+
+    async def check(self) -> dict[str, Any]:
+        """Check the version, and activate as long as the server asks for it; the last answer.
 
         Raises :class:`OtaError` (unreachable, not usable) or :class:`FirmwareCrashError`. Cancellation leaves nothing behind.
         """
@@ -161,7 +178,7 @@ class OtaClient:
                 self.answer = await self._check_version(http)
                 activation = self.answer.get("activation")
                 if not isinstance(activation, dict) or not ({"code", "challenge"} & activation.keys()):
-                    return read_mqtt_section(self.answer)
+                    return self.answer
                 await self._activate(http, activation)
         raise OtaError("The server asked for activation again and again, even after it had confirmed it.")
 
@@ -209,20 +226,34 @@ class OtaClient:
         return {"Payload": body} if self._profile.wraps_activation else body
 
 
+def read_settings(answer: dict[str, Any], transport: Transport) -> MqttSettings | WebSocketSettings:
+    """What the device connects to, after a check-version answer. Raises :class:`OtaError`."""
+    if transport == "auto":
+        transport = "websocket" if "mqtt" not in answer and "websocket" in answer else "mqtt"
+    return read_websocket_section(answer) if transport == "websocket" else read_mqtt_section(answer)
+
+
+def read_websocket_section(answer: dict[str, Any]) -> WebSocketSettings:
+    """The WebSocket settings of a check-version answer, after the same traps."""
+    section = answer.get("websocket")
+    if not isinstance(section, dict):
+        raise OtaError("The OTA answer has no websocket section: is websocket.enabled set on the server?")
+    _check_traps(answer, "websocket", section)
+    url, token, version = section.get("url"), section.get("token"), section.get("version", 1)
+    if not isinstance(url, str) or urlsplit(url).scheme not in {"ws", "wss"}:
+        raise OtaError("The OTA answer has no usable websocket.url.")
+    return WebSocketSettings(url=url, token=token if isinstance(token, str) else "", version=int(version) if is_number(version) else 1)
+
+
 def read_mqtt_section(answer: dict[str, Any]) -> MqttSettings:
     """The MQTT settings of a check-version answer, after the traps that put hardware into a boot loop."""
-    firmware = answer.get("firmware")
-    if isinstance(firmware, dict):
-        _check_version_number(firmware.get("version"), has_url=isinstance(firmware.get("url"), str))
     mqtt = answer.get("mqtt")
     if not isinstance(mqtt, dict):
+        mqtt = {}
+    _check_traps(answer, "mqtt", mqtt)
+    if not mqtt:
         other = "only a websocket section: this device speaks MQTT and UDP" if "websocket" in answer else "no mqtt section"
         raise OtaError(f"The OTA answer has {other}.")
-    for name, value in mqtt.items():
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and len(name) > _MAX_KEY_CHARACTERS:
-            raise FirmwareCrashError(f"The OTA answer would crash devices: the key mqtt.{name} is longer than 15 characters.")
-        if isinstance(value, str) and len(value.encode()) > _MAX_VALUE_BYTES:
-            raise FirmwareCrashError(f"The OTA answer would crash devices: mqtt.{name} is longer than 3999 bytes.")
 
     def text(name: str) -> str:
         value = mqtt.get(name)
@@ -242,6 +273,18 @@ def read_mqtt_section(answer: dict[str, Any]) -> MqttSettings:
         subscribe_topic=text("subscribe_topic"),
         keepalive_s=int(keepalive) if is_number(keepalive) else 240,
     )
+
+
+def _check_traps(answer: dict[str, Any], name: str, section: dict[str, Any]) -> None:
+    """Raise :class:`FirmwareCrashError` for what would abort stock firmware: it stores the section as it is."""
+    firmware = answer.get("firmware")
+    if isinstance(firmware, dict):
+        _check_version_number(firmware.get("version"), has_url=isinstance(firmware.get("url"), str))
+    for key, value in section.items():
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and len(key) > _MAX_KEY_CHARACTERS:
+            raise FirmwareCrashError(f"The OTA answer would crash devices: the key {name}.{key} is longer than 15 characters.")
+        if isinstance(value, str) and len(value.encode()) > _MAX_VALUE_BYTES:
+            raise FirmwareCrashError(f"The OTA answer would crash devices: {name}.{key} is longer than 3999 bytes.")
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
@@ -268,7 +311,9 @@ def _check_version_number(version: object, *, has_url: bool) -> None:
 
 def _read_answer(url: str, response: httpx.Response) -> dict[str, Any]:
     if response.status_code != 200:
-        raise OtaError(f"The OTA address {url} answered {response.status_code} where devices expect 200.")
+        error = OtaError(f"The OTA address {url} answered {response.status_code} where devices expect 200.")
+        error.status_code = response.status_code
+        raise error
     try:
         answer = response.json()
     except (ValueError, RecursionError) as error:

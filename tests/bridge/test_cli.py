@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridge.errors import OperatorError, explain
+from ota.devices import DeviceFacts, DeviceStore
 from providers.base import ModelMissing, ProviderError, ProviderRejected
 from settings.load import MASK, SettingsError
 from settings.reference import example_yaml, markdown
@@ -38,7 +40,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert (version.returncode, version.stdout.split()[0]) == (0, "xiaozhi-bridge")
     top = run("--help", cwd=tmp_path)
     assert top.returncode == 0
-    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "version"):
+    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "doctor", "version"):
         assert command in top.stdout
 
 
@@ -161,3 +163,33 @@ def test_bugs_are_not_explained_away() -> None:
     assert explain(foreign("x")) is None
     assert explain(OSError("x")) is None
     assert explain(ExceptionGroup("two", [OSError(errno.ENOSPC, ""), OSError(errno.ENOSPC, "")])) is None
+
+
+# -- devices of the user's own broker ----------------------------------------------------------------------------------
+async def _registry(data_dir: Path, *macs: str) -> None:
+    store = DeviceStore()
+    await store.open(data_dir / "devices.sqlite3")
+    for mac in macs:
+        await store.enrol(mac, "c", DeviceFacts())
+    await store.aclose()
+
+
+def test_mosquitto_passwords(tmp_path: Path) -> None:
+    command = ("devices", "mosquitto-passwords", "--data-dir", "data")
+    nothing = run(*command, cwd=tmp_path)
+    assert nothing.returncode == 1
+    assert "there is none" in nothing.stderr
+    asyncio.run(_registry(tmp_path / "data", "02:00:00:00:00:0a", "02:00:00:00:00:0b"))
+    printed = run(*command, cwd=tmp_path)
+    assert [line.split("$")[:3] for line in printed.stdout.splitlines()] == [["02000000000a:", "7", "101"], ["02000000000b:", "7", "101"]]
+    (tmp_path / "passwords").write_text("home:$7$101$c2FsdHNhbHQ=$x\n")
+    written = run(*command, "--out", "passwords", cwd=tmp_path)
+    assert (written.returncode, "2 devices, written" in written.stdout) == (0, True)
+    assert [line.partition(":")[0] for line in (tmp_path / "passwords").read_text().splitlines()] == [
+        "home",
+        "02000000000a",
+        "02000000000b",
+    ]
+    assert "up to date" in run(*command, "--out", "passwords", cwd=tmp_path).stdout
+    failed = run(*command, "--out", "nowhere/passwords", cwd=tmp_path)
+    assert (failed.returncode, "cannot be written" in failed.stderr) == (1, True)

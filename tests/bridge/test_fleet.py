@@ -69,6 +69,13 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         await store.enrol("02:00:00:00:00:02", CLIENT_ID[:-1] + "2", DeviceFacts())
         assert await asyncio.to_thread(fleet.all_statistics) == {MAC: told}
         assert await store.forget("02:00:00:00:00:02")
+        device = store.get(MAC)
+        await asyncio.to_thread(fleet.rotate, MAC)
+        renewed = store.get(MAC)
+        assert device is not None
+        assert renewed is not None
+        assert renewed.secret != device.secret
+        assert "no such approved device" in await refusal(lambda: fleet.rotate("02:00:00:00:00:99"))
         await asyncio.to_thread(fleet.forget, MAC)
         assert await asyncio.to_thread(fleet.devices) == []
         assert "no such device" in await refusal(lambda: fleet.forget(MAC))

@@ -56,6 +56,7 @@ class EchoLlm:
     sentences: int = 1
     padding: str = ""
     tools: bool = True
+    languages: frozenset[str] | None = None
     histories: list[list[Message]] = field(default_factory=list)
 
     async def warm(self, prefix: Sequence[Message] = ()) -> None: ...

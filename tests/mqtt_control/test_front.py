@@ -657,3 +657,51 @@ def test_the_same_on_uvloop(scenario: Callable[[], Coroutine[Any, Any, None]]) -
 def test_tls_beside_plain_on_uvloop(tmp_path: Path) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_tls_beside_plain(tmp_path))
+
+
+class Narrow:
+    """A gate for the tests: so many connections, so many logins."""
+
+    def __init__(self, *, connections: int, devices: int) -> None:
+        self.connections, self.devices, self.failed = connections, devices, 0
+
+    def admits(self, peer_ip: str) -> bool:
+        assert peer_ip == "127.0.0.1"
+        self.connections -= 1
+        return self.connections >= 0
+
+    def admits_device(self, device_id: str, peer_ip: str) -> bool:
+        self.devices -= 1
+        return self.devices >= 0
+
+    def login_failed(self, peer_ip: str) -> None:
+        self.failed += 1
+
+
+async def test_the_gate_decides_before_anything_is_read() -> None:
+    async with running_front() as (front, recorder, port):
+        gate = front._gate = Narrow(connections=5, devices=1)
+        wrong = await Device.open(port)
+        wrong.send(encode(Connect(ALICE.mqtt_client_id, username="u", password=b"wrong")))
+        assert await wrong.packet() == Connack(5)
+        nameless = await Device.open(port)
+        nameless.send(encode(Connect(ALICE.mqtt_client_id)))
+        assert await nameless.packet() == Connack(4)
+        assert gate.failed == 2
+        credentials = mint(SECRET, ALICE, claims={})
+        right = encode(Connect(ALICE.mqtt_client_id, username=credentials.username, password=credentials.password.encode()))
+        inside, too_often, beyond = [await Device.open(port) for _ in range(3)]
+        inside.send(right)
+        assert await inside.packet() == Connack(0)
+        too_often.send(right)
+        assert await too_often.packet() == Connack(3)
+        beyond.send(right)
+        assert await beyond.packet() is not None
+        assert (front.stats.connections_limited, front.stats.connects_limited) == (0, 2)
+        shut_out = await Device.open(port)
+        with suppress(ConnectionError):
+            assert await shut_out.packet() is None
+        assert front.stats.connections_limited == 1
+        assert recorder.kinds() == ["connected"]
+        for device in (wrong, nameless, inside, too_often, beyond, shut_out):
+            device.writer.close()

@@ -296,6 +296,16 @@ def test_check_098_any_members_parse_or_raise_message_error(kind: str, members: 
                 "udp": {"server": "192.168.1.10", "port": 8884, "encryption": "aes-128-ctr", "key": KEY, "nonce": "01" + "0" * 30},
             },
         ),
+        (
+            HelloReply("s", AudioParams(sample_rate=24000), version=1, transport="websocket"),
+            {
+                "type": "hello",
+                "version": 1,
+                "transport": "websocket",
+                "session_id": "s",
+                "audio_params": {"format": "opus", "sample_rate": 24000, "channels": 1, "frame_duration": 60},
+            },
+        ),
     ],
 )
 def test_check_030_messages_to_devices_are_one_json_object_with_type(message: Outbound, expected: dict[str, Any]) -> None:
@@ -316,10 +326,11 @@ def test_text_to_devices_is_valid_unicode() -> None:
 
 
 def test_check_094_the_key_does_not_show() -> None:
-    reply = HelloReply("s", AudioParams(), UdpParams("h", 1, KEY, "01" + "0" * 22 + "deadbeef"))
+    udp = UdpParams("h", 1, KEY, "01" + "0" * 22 + "deadbeef")
+    reply = HelloReply("s", AudioParams(), udp)
     assert KEY not in repr(reply)
     assert "deadbeef" not in repr(reply)
-    assert KEY not in str(list(reply.udp.__rich_repr__()))
+    assert KEY not in str(list(udp.__rich_repr__()))
 
 
 @pytest.mark.parametrize(

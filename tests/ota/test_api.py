@@ -220,3 +220,31 @@ async def test_as_many_codes_as_are_kept(tmp_path: Path) -> None:
         answer = await site.check(mac="02:00:00:00:00:02")
         assert answer.status_code == 503
         assert "mqtt" not in answer.json()
+
+
+async def test_a_device_takes_itself_away_with_its_own_credentials_only(site: Site) -> None:
+    told: list[str] = []
+    site.store.on_forgotten = told.append
+    mqtt = await mqtt_of(site)
+    await site.check(mac="02:00:00:00:00:02")
+
+    async def leave(mac: str, auth: tuple[str, str] | None, client_id: str = CLIENT_ID) -> int:
+        return (await site.http.request("DELETE", "/xiaozhi/ota/", headers=headers(mac, client_id), auth=auth)).status_code
+
+    own = (mqtt["username"], mqtt["password"])
+    refused = [
+        await leave("02:00:00:00:00:02", own),
+        await leave(MAC, None),
+        await leave(MAC, (own[0], "wrong")),
+        await leave(MAC, own, client_id=OTHER),
+        await leave("02:00:00:00:00:99", own),
+    ]
+    assert refused == [401] * 5
+    for broken in ("Basic", "Basic !!", "Basic /w==", "Bearer x"):
+        answer = await site.http.request("DELETE", "/xiaozhi/ota/", headers=headers() | {"Authorization": broken})
+        assert answer.status_code == 401
+    assert len(site.store.all()) == 2
+    assert await leave(MAC, own) == 200
+    assert [device.device_id for device in site.store.all()] == ["02:00:00:00:00:02"]
+    assert told == [MAC]
+    assert await leave(MAC, own) == 401

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqtt_control.credentials import Credentials
-from ota.manifest import ActivationNotice, Endpoints, ManifestError, build_manifest, is_safe_version
+from ota.manifest import ActivationNotice, Endpoints, ManifestError, WebSocketOffer, build_manifest, is_safe_version
 
 ENDPOINTS = Endpoints("h", 1883, "http://h")
 CREDENTIALS = Credentials("GID@@@02_00_00_00_00_01@@@c", "dXNlcg==", "cGFzcw==")
@@ -42,6 +42,40 @@ def test_whole() -> None:
             "keepalive": 240,
         },
     }
+
+
+def test_websocket() -> None:
+    offer = WebSocketOffer("wss://h/xiaozhi/v1/", "secret-token", 3)
+    assert "secret-token" not in repr(offer)
+    section = {"url": "wss://h/xiaozhi/v1/", "token": "secret-token", "version": 3}
+    both, alone = manifest(websocket=offer), manifest(websocket=offer, credentials=None)
+    assert both["websocket"] == alone["websocket"] == section
+    assert "mqtt" in both
+    assert "mqtt" not in alone
+
+
+@pytest.mark.parametrize("url", ["ws://192.168.1.10:8003/xiaozhi/v1/", "ws://h", "wss://voice.example.org", "wss://h/a?b=c"])
+def test_websocket_addresses(url: str) -> None:
+    assert WebSocketOffer(url, "t", 1).url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "version"),
+    [
+        ("http://h/", 3),
+        ("ws://", 3),
+        ("ws://[::1]/", 3),
+        ("ws://h:port/", 3),
+        ("ws://h/a b", 3),
+        ("h", 3),
+        ("", 3),
+        ("ws://h", 0),
+        ("ws://h", 4),
+    ],
+)
+def test_websocket_offers_that_are_none(url: str, version: int) -> None:
+    with pytest.raises(ManifestError):
+        WebSocketOffer(url, "t", version)
 
 
 def test_activation() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.device.errors import FirmwareCrashError
-from bridge.device.hello import AudioFormat, Grant, compose_hello, read_hello
+from bridge.device.hello import AudioFormat, Grant, compose_hello, read_hello, read_websocket_hello
 from bridge.device.profiles import PROFILES
 
 KEY = "00112233445566778899aAbBcCdDeEfF"
@@ -52,6 +52,16 @@ def test_one_wrong_member_and_the_reply_is_ignored(udp: dict[str, Any]) -> None:
     assert isinstance(read_hello(reply(**udp), previous=AudioFormat(), strict=True), str)
     with pytest.raises(FirmwareCrashError):
         read_hello(reply(**udp), previous=AudioFormat(), strict=False)
+
+
+def test_over_a_websocket() -> None:
+    message = {"type": "hello", "transport": "websocket", "session_id": "s", "audio_params": {"sample_rate": 16000, "frame_duration": 20}}
+    assert read_websocket_hello(message, previous=AudioFormat()) == Grant("s", audio=AudioFormat(16000, 20))
+    assert isinstance(read_websocket_hello(message | {"transport": "udp"}, previous=AudioFormat()), str)
+    with pytest.raises(FirmwareCrashError):
+        read_websocket_hello({"type": "hello", "session_id": "s"}, previous=AudioFormat())
+    said = compose_hello(PROFILES["2.4"], websocket_version=2)
+    assert (said["transport"], said["version"]) == ("websocket", 2)
 
 
 @pytest.mark.parametrize("strict", [True, False])

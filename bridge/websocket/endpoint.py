@@ -1,0 +1,157 @@
+"""The address where devices open their WebSocket: who is let in, and what arrives.
+
+========================= ==========================================================================
+``/xiaozhi/v1/``          ``Authorization: Bearer <token>``, ``Device-Id``, ``Client-Id``; 401 without.
+                          ``Protocol-Version`` names the binary version (device protocol §13)
+========================= ==========================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from bridge.scope import task_scope
+from bridge.transport import TransportListener
+from bridge.websocket.connection import POLICY_VIOLATION, Connection
+from bridge.websocket.framing import FrameVersion, is_frame_version
+from bridge.websocket.stats import WebSocketStats
+from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
+from mqtt_control.messages import Hello, MessageError, parse
+from ota.token_bucket import TokenBuckets, source_of
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "/xiaozhi/v1/"
+MESSAGE_TOO_BIG: Final = 1009
+"""RFC 6455 §7.4.1."""
+
+Authenticate = Callable[[DeviceIdentity, str], bool]
+"""Whether this token is the device's."""
+
+
+class WebSocketEndpoint:
+    """Serves the route of :meth:`routes`. One connection is one call of :meth:`serve`, in the HTTP server's task."""
+
+    def __init__(self, *, authenticate: Authenticate, listener: TransportListener, hello_timeout_s: float = 10.0) -> None:
+        self.stats = WebSocketStats()
+        self._authenticate = authenticate
+        self._listener = listener
+        self._hello_timeout_s = hello_timeout_s
+        self._connections: dict[str, list[Connection]] = {}
+        self._logged = TokenBuckets(rate_per_s=1 / 30, burst=5)
+
+    def routes(self) -> list[BaseRoute]:
+        """For the HTTP application; devices may leave out the last slash."""
+        return [WebSocketRoute(path, self.serve) for path in (PATH, PATH.rstrip("/"))]
+
+    def disconnect(self, device_id: str) -> None:
+        """The device's access has ended: close what it has open."""
+        for connection in self._connections.get(device_id, ()):
+            connection.close(POLICY_VIOLATION)
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One connection, from its request to its end. Cancelled, it ends the session that uses it."""
+        identity = self._let_in(websocket)
+        if identity is None:
+            refusal = JSONResponse({"error": "the bearer token is missing or wrong"}, 401, headers={"WWW-Authenticate": "Bearer"})
+            await websocket.send_denial_response(refusal)
+            return
+        await websocket.accept()
+        connection = Connection(websocket, identity=identity, announced=_announced_version(websocket), stats=self.stats)
+        self._entered(connection)
+        log.info("device connected", device=identity.device_id, peer=websocket.client and websocket.client.host, transport="websocket")
+        try:
+            async with task_scope() as tasks:
+                tasks.create_task(connection.write(), name=f"websocket out {identity.device_id}")
+                tasks.create_task(self._read(websocket, connection), name=f"websocket in {identity.device_id}")
+                await connection.over.wait()
+        finally:
+            self._left(connection)
+            log.info("device disconnected", device=identity.device_id, transport="websocket")
+
+    # -- who is there ------------------------------------------------------------------------------------------------------
+    def _let_in(self, request: HTTPConnection) -> DeviceIdentity | None:
+        """The device that the headers prove. The same work is done whoever asks."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        try:
+            identity = DeviceIdentity(parse_mac(request.headers.get("device-id", "")), request.headers.get("client-id", ""))
+        except IdentityError:
+            identity = None
+        if identity is not None and scheme.lower() == "bearer" and self._authenticate(identity, token.strip()):
+            return identity
+        self.stats.unauthorised += 1
+        source = source_of(request.client.host) if request.client else "unknown"
+        if self._logged.take(source, now=asyncio.get_running_loop().time()):
+            log.warning("connection refused, the token is missing or wrong", device=identity and identity.device_id, source=source)
+        return None
+
+    def _entered(self, connection: Connection) -> None:
+        """A device has one session; connections on which it has not begun one give way to its newest."""
+        others = self._connections.setdefault(connection.identity.device_id, [])
+        for older in others:
+            if not older.in_session:
+                older.close()
+        others.append(connection)
+        self.stats.connections_opened += 1
+        self.stats.connections_open += 1
+
+    def _left(self, connection: Connection) -> None:
+        self.stats.connections_open -= 1
+        device_id = connection.identity.device_id
+        others = self._connections[device_id]
+        others.remove(connection)
+        if not others:
+            del self._connections[device_id]
+        self._listener.transport_closed(connection.identity, via=connection)
+        connection.lost()
+
+    # -- what arrives ------------------------------------------------------------------------------------------------------
+    async def _read(self, websocket: WebSocket, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self._hello_timeout_s) as patience:
+                while (event := await websocket.receive())["type"] == "websocket.receive":
+                    self._received(connection, event)
+                    if connection.in_session:
+                        patience.reschedule(None)
+        except TimeoutError:
+            self.stats.hello_timeouts += 1
+            log.warning("connection closed, no hello came", device=connection.identity.device_id)
+            connection.close(POLICY_VIOLATION)
+            return
+        if event.get("code") == MESSAGE_TOO_BIG:
+            self.stats.oversize += 1
+            log.warning("connection closed, a message was too large", device=connection.identity.device_id)
+        connection.over.set()
+
+    def _received(self, connection: Connection, event: Any) -> None:
+        text = event.get("text")
+        if text is None:
+            connection.binary(event["bytes"])
+            return
+        try:
+            message = parse(text.encode())
+        except MessageError as error:
+            self.stats.bad_messages += 1
+            connection.fault("message ignored", str(error))
+            return
+        self.stats.messages_in += 1
+        if isinstance(message, Hello):
+            connection.hello_arrived()
+        self._listener.transport_message(connection.identity, message, via=connection)
+        if isinstance(message, Hello) and not connection.in_session:
+            connection.close(POLICY_VIOLATION)  # it was refused, and nothing else can follow
+
+
+def _announced_version(request: HTTPConnection) -> FrameVersion | None:
+    """``Protocol-Version``, when it is one."""
+    text = request.headers.get("protocol-version", "").strip()
+    number = int(text) if text.isascii() and text.isdigit() and len(text) == 1 else 0
+    return number if is_frame_version(number) else None
