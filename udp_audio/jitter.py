@@ -101,6 +101,7 @@ class JitterBuffer(Generic[T]):
         self._given_up: dict[int, float] = {}  # the last losses, oldest first: when the first packet behind them came
         self._last_sequence = 0
         self._last_arrival = 0.0
+        self._behind_s = 0.0  # against the fastest packet since the last pause
         self._reported = (0, 0)
         self.stats = ReceptionStats()
 
@@ -179,7 +180,12 @@ class JitterBuffer(Generic[T]):
         elapsed = now - self._last_arrival
         if self._last_sequence and elapsed < _PAUSE_S:
             deviation = elapsed - (sequence - self._last_sequence) * self._frame_s
-            stats.jitter_s += (abs(deviation) - stats.jitter_s) / 16
+            # Early beyond the delay that was seen before is a sender that sends stored audio at once, not a network.
+            counted = max(deviation, min(-deviation, self._behind_s))
+            stats.jitter_s += (counted - stats.jitter_s) / 16
+            self._behind_s = max(0.0, self._behind_s + deviation)
+        else:
+            self._behind_s = 0.0
         self._last_sequence = sequence
         self._last_arrival = now
         if sequence > stats.highest:

@@ -86,6 +86,25 @@ def test_interarrival_jitter_by_hand() -> None:
     assert jitter.stats.jitter_ms == pytest.approx(1.0 + (16.0 - 1.0) / 16)
 
 
+def test_stored_audio_in_one_burst_is_no_jitter() -> None:
+    jitter = buffer()
+    for sequence in range(1, 34):  # the wake word, two seconds of it
+        jitter.push(sequence, "", 5.0)
+    assert jitter.stats.jitter_ms == 0.0
+    in_order(jitter, 100, 5)
+    assert jitter.stats.jitter_ms < 1.0
+
+
+def test_a_delay_and_what_catches_up_with_it_are_jitter() -> None:
+    # 100 ms late, then the two that had piled up behind it
+    jitter = buffer()
+    feed(jitter, (1, 0.0), (2, 0.16), (3, 0.16), (4, 0.18))
+    expected = 0.0
+    for deviation in (100.0, 60.0, 40.0):
+        expected += (deviation - expected) / 16
+    assert jitter.stats.jitter_ms == pytest.approx(expected)
+
+
 def test_pause_of_the_talker_is_no_jitter() -> None:
     jitter = buffer()
     feed(jitter, (1, 0.0), (2, 0.06), (3, 20.0), (4, 20.06))
