@@ -77,7 +77,7 @@ $(VENV)/.build: requirements-build.lock $(VENV)/.venv
 
 # misaki says "Python < 3.13" for the sake of parts that we do not use; what we use of it runs on 3.13.
 $(VENV)/.locked: requirements.lock $(VENV)/.build
-	@echo "Installing the packages of requirements.lock (about 1 GB on disk with the models; once)"
+	@echo "Installing the packages of requirements.lock (1.4 GB on disk with the models; once)"
 	@$(PIP_INSTALL) --require-hashes --ignore-requires-python -r requirements.lock
 	@touch $@
 

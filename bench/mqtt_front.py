@@ -1,24 +1,23 @@
-"""What the MQTT front costs: ``python -m bench.mqtt_front``. Prints JSON lines.
+"""What the MQTT front costs.
 
-``exchange``: a device publishes a `listen`, the listener answers with an `stt`; many devices at once, each waiting for
+An exchange: a device publishes a `listen`, the listener answers with an `stt`; many devices at once, each waiting for
 its answer. The clients run in a process of their own; the figure is exchanges per second of this process's CPU time.
-``idle``: growth of the resident set for each device that is connected and silent.
+An idle device: growth of the resident set for each one that is connected and silent.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
-import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 
-import structlog
 import uvloop
 
+from bench.machine import resident_mb
+from bench.report import Options, Row
 from mqtt_control.codec import Connect, Publish, encode
 from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity, parse_client_id
@@ -101,79 +100,54 @@ async def run_clients(port: int, devices: int, requests: int) -> None:
 
 
 # -- the server's process ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    devices: int
-    exchanges: int
-    cpu_us_per_exchange: float
-    exchanges_per_cpu_s: int
-    bench: str = "exchange"
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    devices: int
-    rss_bytes_per_device: int
-    bench: str = "idle"
-
-
-def resident_bytes() -> int:
-    """Linux only."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-async def measure(devices: int, requests: int) -> tuple[float, int]:
-    """CPU seconds and growth of the resident set over one run of the clients."""
+async def _run(devices: int, requests: int) -> tuple[float, float]:
+    """CPU seconds and growth of the resident set in MB over one run of the clients."""
     listener = Answering()
     front = Front(Mqtt(), authenticate=lambda client_id, _username, _password: parse_client_id(client_id), listener=listener)
     listener.front = front
     port = await front.start(host="127.0.0.1", port=0)
     gc.collect()
-    resident, cpu_s = resident_bytes(), time.process_time()
-    arguments = ["--clients", str(port), "--devices", str(devices), "--requests", str(requests)]
+    resident, cpu_s = resident_mb(), time.process_time()
     clients = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.mqtt_front", *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "bench.mqtt_front", str(port), str(devices), str(requests)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert clients.stdout is not None
     if (line := await clients.stdout.readline()) != b"done\n":
         raise SystemExit(f"the clients failed: {line!r}")
-    cpu_s, grown = time.process_time() - cpu_s, resident_bytes() - resident
+    cpu_s, grown_mb = time.process_time() - cpu_s, resident_mb() - resident
     if front.stats.messages_out != devices * requests or front.stats.devices != devices:
         raise SystemExit(f"not everything was served: {front.stats}")
     await clients.communicate(b"")  # the end of input is the clients' sign to go
     await front.aclose()
-    return cpu_s, grown
+    return cpu_s, grown_mb
 
 
-async def serve(*, devices: int, requests: int, idle_devices: int) -> None:
-    """Both measurements. A first small run takes the one-time costs (imports, pools) out of the figures."""
-    await measure(10, 1)
-    _, grown = await measure(idle_devices, 0)
-    print(json.dumps(asdict(Idle(idle_devices, grown // idle_devices))))
-    connecting_s, _ = await measure(devices, 0)
-    cpu_s, _ = await measure(devices, requests)
-    exchanges = devices * requests
-    each_s = (cpu_s - connecting_s) / exchanges
-    print(json.dumps(asdict(Exchange(devices, exchanges, round(each_s * 1e6, 1), round(1 / each_s)))))
+async def _measure(*, devices: int, requests: int, idle_devices: int) -> tuple[float, float]:
+    """CPU seconds of an exchange, MB of an idle device. A first small run takes the one-time costs (imports, pools) out."""
+    await _run(10, 1)
+    _, grown_mb = await _run(idle_devices, 0)
+    connecting_s, _ = await _run(devices, 0)
+    cpu_s, _ = await _run(devices, requests)
+    return (cpu_s - connecting_s) / (devices * requests), grown_mb / idle_devices
+
+
+def measure(options: Options) -> Iterator[Row]:
+    """All rows of this part."""
+    devices, requests, idle_devices = (50, 200, 500) if options.quick else (50, 2000, 5000)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        each_s, idle_mb = runner.run(_measure(devices=devices, requests=requests, idle_devices=idle_devices))
+    note = f"{devices} devices, {each_s * 1e6:.1f} us each"
+    yield Row(part="mqtt", case="exchanges a second and core", value=1 / each_s, unit="/s", at_least=15_000, note=note)
+    yield Row(part="mqtt", case="memory of an idle connection", value=idle_mb * 1e3, unit="KB", note=f"{idle_devices} devices")
 
 
 def main() -> None:
-    """Parse the arguments and be the server or the clients."""
-    parser = argparse.ArgumentParser(description="What the MQTT front costs.")
-    parser.add_argument("--devices", type=int, default=50)
-    parser.add_argument("--requests", type=int, default=2000, help="of each device")
-    parser.add_argument("--idle-devices", type=int, default=5000)
-    parser.add_argument("--clients", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """The clients' process."""
+    port, devices, requests = map(int, sys.argv[1:])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if arguments.clients:
-            runner.run(run_clients(arguments.clients, arguments.devices, arguments.requests))
-        else:
-            runner.run(serve(devices=arguments.devices, requests=arguments.requests, idle_devices=arguments.idle_devices))
+        runner.run(run_clients(port, devices, requests))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """CPU time of one received and one sent audio packet, all in: socket, parse, lookup, replay, decrypt, plausibility, jitter buffer, queue.
 
-    python -m bench.udp_receive [--sessions 200] [--packets 200000] [--rate 20000] [--plain-asyncio]
-
 A second process plays the devices: it enciphers beforehand and sends at a fixed rate, so that this process sleeps in
-between as a server does. One JSON line a direction. The reader takes frames in batches, every 100 ms.
+between as a server does. The reader takes frames in batches, every 100 ms.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import secrets
@@ -16,44 +13,46 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 import uvloop
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from bench.report import Options, Row
 from udp_audio import AudioChannel, AudioServer
 
 OPUS_BYTES = 120  # 60 ms at 16 kbit/s
 TICK_S = 0.005
+SESSIONS = 200
+RATE = 20_000
+"""Packets a second over all sessions."""
 
 
-async def serve(options: argparse.Namespace) -> None:
+async def serve(packets: int) -> tuple[float, float, int]:
+    """CPU microseconds of a received packet and of a sent one, and how many were lost on the way here."""
     server = AudioServer()
     port = await server.start(host="127.0.0.1", port=0, receive_buffer_bytes=4 << 20)
-    channels = [server.open(frame_ms=60, peer_ip="127.0.0.1") for _ in range(options.sessions)]
+    channels = [server.open(frame_ms=60, peer_ip="127.0.0.1") for _ in range(SESSIONS)]
     generator = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.udp_receive", "--generate"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "bench.udp_receive"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert generator.stdin is not None
     assert generator.stdout is not None
-    plan = {
-        "port": port,
-        "rate": options.rate,
-        "packets": options.packets // options.sessions,
-        "sessions": [[channel.key.hex(), channel.nonce.hex()] for channel in channels],
-    }
+    each = packets // SESSIONS
+    plan = {"port": port, "packets": each, "sessions": [[channel.key.hex(), channel.nonce.hex()] for channel in channels]}
     generator.stdin.write(json.dumps(plan).encode() + b"\n")
     await generator.stdout.readline()  # enciphered and ready
     generator.stdin.write(b"go\n")
     frames, cpu_s = await receive(server, channels, asyncio.ensure_future(generator.stdout.readline()))  # noqa: TID251 - awaited there
-    packets = server.stats.received
-    sent = options.packets // options.sessions * options.sessions
-    report("receive", packets, cpu_s, options, sessions=options.sessions, frames=frames, lost=sent - packets)
-
-    cpu_s = send(channels, options.packets)
-    report("send", server.stats.sent, cpu_s, options, sessions=options.sessions, dropped=server.stats.send_dropped)
+    received = server.stats.received
+    if frames != received:
+        raise SystemExit(f"{received} packets came, {frames} frames were handed on")
+    send_cpu_s = send(channels, packets)
+    sent = server.stats.sent
     generator.stdin.write(b"end\n")
     await generator.wait()
     await server.aclose()
+    return cpu_s / received * 1e6, send_cpu_s / sent * 1e6, each * SESSIONS - received
 
 
 async def receive(server: AudioServer, channels: list[AudioChannel], done: asyncio.Future[bytes]) -> tuple[int, float]:
@@ -80,12 +79,6 @@ def send(channels: list[AudioChannel], packets: int) -> float:
     return time.process_time() - begin_s
 
 
-def report(direction: str, packets: int, cpu_s: float, options: argparse.Namespace, **facts: int) -> None:
-    loop = "asyncio" if options.plain_asyncio else "uvloop"
-    figures = {"bench": "udp_receive", "direction": direction, "loop": loop, "packets": packets, "rate_per_s": options.rate}
-    print(json.dumps(figures | {"cpu_us_per_packet": round(cpu_s / packets * 1e6, 2)} | facts))
-
-
 def generate() -> None:
     """The devices' process: plan in, "ready", "go", packets, "done", "end"."""
     plan = json.loads(sys.stdin.readline())
@@ -100,12 +93,12 @@ def generate() -> None:
     sock.connect(("127.0.0.1", plan["port"]))
     print("ready", flush=True)
     sys.stdin.readline()
-    batch = max(1, int(plan["rate"] * TICK_S))
+    batch = max(1, int(RATE * TICK_S))
     begin_s = time.perf_counter()
     for number in range(0, len(datagrams), batch):
         for datagram in datagrams[number : number + batch]:
             sock.send(datagram)
-        wait_s = begin_s + (number + batch) / plan["rate"] - time.perf_counter()
+        wait_s = begin_s + (number + batch) / RATE - time.perf_counter()
         if wait_s > 0:
             select.select([], [], [], wait_s)
     select.select([], [], [], 0.3)  # the last ones are on their way
@@ -113,20 +106,15 @@ def generate() -> None:
     sys.stdin.readline()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sessions", type=int, default=200)
-    parser.add_argument("--packets", type=int, default=100_000)
-    parser.add_argument("--rate", type=int, default=20_000, help="packets a second over all sessions")
-    parser.add_argument("--plain-asyncio", action="store_true")
-    parser.add_argument("--generate", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.generate:
-        generate()
-    else:
-        with asyncio.Runner(loop_factory=None if options.plain_asyncio else uvloop.new_event_loop) as runner:
-            runner.run(serve(options))
+def measure(options: Options) -> Iterator[Row]:
+    """All rows of this part."""
+    packets = 20_000 if options.quick else 100_000
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        receive_us, send_us, lost = runner.run(serve(packets))
+    note = f"{SESSIONS} sessions, {RATE:,} packets/s, {lost} lost"
+    yield Row(part="udp", case="CPU of a received packet", value=receive_us, unit="us", at_most=8, note=note)
+    yield Row(part="udp", case="CPU of a sent packet", value=send_us, unit="us", note="enciphered and handed to the kernel")
 
 
 if __name__ == "__main__":
-    main()
+    generate()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
 from bridge.errors import OperatorError
 from bridge.limits import Gate
-from mqtt_control.broker import Broker, BrokerTlsError
 from mqtt_control.front import Front
 from mqtt_control.link import LinkListener
 from mqtt_control.links import Links
@@ -18,6 +18,9 @@ from ota.devices import DeviceStore
 from ota.manifest import Endpoints, ManifestError
 from settings.model import Broker as BrokerOptions
 from settings.model import SettingsTree
+
+if TYPE_CHECKING:
+    from mqtt_control.broker import Broker
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +36,7 @@ class Control:
     broker: Broker | None
 
 
-def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate) -> Control:
+def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate | None = None) -> Control:
     """The links of these settings, not started yet. Raises OperatorError."""
     links = Links(listener)
     front = broker = None
@@ -42,6 +45,8 @@ def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: Lin
         route = links.route()
         front = route.link = Front(settings.mqtt, authenticate=devices.authenticate, listener=route, gate=gate)
     if mode != "front":
+        from mqtt_control.broker import Broker, BrokerTlsError
+
         route = links.route()
         try:
             broker = route.link = Broker(

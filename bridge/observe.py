@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LAG_PERIOD_S = 0.1
+_PRESENT = frozenset({"channels_open", "connections", "connections_open", "devices"})
+"""Ints among the counters that are present numbers."""
 _STAGES = ("committed", "asr_final", "llm_first", "tts_first", "first_packet")
 _BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)
 
 
 class StatsCollector(Collector):
-    """Publishes the plain counters that the packages keep: dataclasses of ints, floats for gauges."""
+    """Publishes the plain counters that the packages keep: dataclasses of ints; floats and present numbers are gauges."""
 
     def __init__(self) -> None:
         self._sources: dict[str, Callable[[], object]] = {}
@@ -38,7 +40,7 @@ class StatsCollector(Collector):
                 metric = f"xiaozhi_{prefix}_{name}"
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     continue
-                if isinstance(value, float):
+                if isinstance(value, float) or name in _PRESENT:
                     yield GaugeMetricFamily(metric, f"{name} of {prefix}", value=value)
                 else:
                     yield CounterMetricFamily(metric, f"{name} of {prefix}", value=value)

@@ -19,8 +19,8 @@ WEBSOCKET_BUFFER_BYTES = 32 * 1024
 WEBSOCKET_CLOSE_S = 2.0
 
 
-class ListenError(Exception):
-    """The address cannot be listened on. The sentence says what to do."""
+class ListenError(OSError):
+    """The address cannot be listened on. ``errno`` is the system's, ``strerror`` a sentence that says what to do."""
 
 
 class _Server(uvicorn.Server):
@@ -122,7 +122,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise ListenError(_sentence(host, port, error)) from error
+        raise ListenError(error.errno, _sentence(host, port, error)) from error
 
 
 def _sentence(host: str, port: int, error: OSError) -> str:

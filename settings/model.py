@@ -98,7 +98,7 @@ class Broker(Branch):
         12,
         ge=0,
         le=120,
-        description="after the broker was away, how long messages wait for a device that was not heard since (firmware reconnects after 10 s)",
+        description="after the broker was away, how long messages wait for a device not heard since (firmware reconnects after 10 s)",
     )
     outage_s: float = Field(60, ge=1, description="when the broker is away for longer, its devices count as disconnected")
     silence_s: float = Field(86400, ge=60, description="a device that says nothing for so long counts as disconnected")
@@ -126,7 +126,11 @@ class Advertise(Branch):
     transport: Literal["mqtt", "websocket", "both"] = Field(
         "both", description="what is offered of what is on; stock devices take MQTT whenever it is offered"
     )
-    host: str | None = Field(None, description="name or IPv4 address; the LAN address is found by itself when empty")
+    host: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$",
+        description="name or IPv4 address, without a scheme or port; the LAN address is found by itself when empty",
+    )
     mqtt_port: Port | None = Field(None, ge=1, le=65535, description="when a router maps another port")
     udp_port: Port | None = Field(None, ge=1, le=65535)
     websocket_url: str | None = Field(

@@ -119,6 +119,8 @@ def nearest_path(path: str) -> str | None:
 
 def allowed(field: FieldInfo) -> str:
     """What a field takes, in words: ``one of debug, info``, ``a whole number from 0 to 65535``."""
+    if field.description and any(getattr(rule, "pattern", None) for rule in field.metadata):
+        return f"text: {field.description}"  # nobody wants to read a regular expression
     parts = [_type_in_words(member) for member in members(field.annotation) if member is not NoneType]
     empty = ", or empty" if NoneType in members(field.annotation) else ""
     return " ".join([", ".join(parts), limits(field)]).rstrip() + empty

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 SAMPLE_RATE_HZ: Final = 16_000
 WINDOW_SAMPLES: Final = 512
 CONTEXT_SAMPLES: Final = 64
+_INPUT_SAMPLES: Final = CONTEXT_SAMPLES + WINDOW_SAMPLES
+_TO_UNIT: Final = np.float32(1 / 32768)
 _STATE_SHAPE: Final = (2, 128)
 _MAX_BATCH: Final = 64  # the gain is flat beyond, the wait is not
 _MAX_ROUNDS: Final = 4  # windows of one listener in one go to the thread: a backlog must not hold up the others
@@ -86,11 +88,12 @@ class SileroStream:
         self._tail = heard[count * WINDOW_SAMPLES :].copy()
         if count <= 0:
             return []
-        windows = np.lib.stride_tricks.sliding_window_view(heard, CONTEXT_SAMPLES + WINDOW_SAMPLES)[::WINDOW_SAMPLES][:count]
-        voiced = [index for index in range(count) if not self._silent(windows[index])]
+        windows = [heard[start : start + _INPUT_SAMPLES] for start in range(0, count * WINDOW_SAMPLES, WINDOW_SAMPLES)]
+        voiced = [index for index, window in enumerate(windows) if not self._silent(window)]
         probabilities = [0.0] * count
         if voiced:
-            found = await self._vad.infer(self, windows[voiced].astype(np.float32) / np.float32(32768))
+            wanted = np.concatenate([windows[index] for index in voiced]).reshape(len(voiced), _INPUT_SAMPLES)
+            found = await self._vad.infer(self, wanted * _TO_UNIT)
             for index, probability in zip(voiced, found, strict=True):
                 probabilities[index] = probability
         return probabilities
@@ -199,7 +202,7 @@ class Silero:
             options.log_severity_level = 3
             path = self._config.model_path or self._store.resolve("silero-vad") / "silero_vad.onnx"
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            _run(session, np.zeros((1, CONTEXT_SAMPLES + WINDOW_SAMPLES), np.float32), np.zeros((2, 1, 128), np.float32))
+            _run(session, np.zeros((1, _INPUT_SAMPLES), np.float32), np.zeros((2, 1, 128), np.float32))
             self._session = session
             log.info("Voice activity model is loaded", path=str(path))
         return self._session

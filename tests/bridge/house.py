@@ -12,16 +12,19 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from msgspec import UNSET
+
 from bridge.device.codec import Encoder
 from bridge.device.datagram import Uplink
 from bridge.observe import Metrics
-from bridge.registry import AudioEndpoint, Registry
+from bridge.registry import Registry
 from bridge.scope import task_scope
 from bridge.session import Services, Session
 from bridge.skills import Skills
+from bridge.transport import AudioEndpoint
 from bridge.turn import Engines
 from mqtt_control.identity import DeviceIdentity
-from mqtt_control.messages import Alert, Hello, HelloReply, Listen, Outbound
+from mqtt_control.messages import Alert, Hello, HelloReply, Listen, Outbound, UdpParams
 from providers.base import Pcm
 from settings.load import load
 from tests.scripted import EnergyVad, ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts, silence
@@ -125,8 +128,15 @@ class Inhabitant:
         self._home.registry.device_message(self.identity, Hello(transport="udp", version=3))
         self._home.on_sent = before
         self.grant = replies[-1]
-        self._uplink = Uplink(bytes.fromhex(self.grant.udp.key), bytes.fromhex(self.grant.udp.nonce))
+        self._uplink = Uplink(bytes.fromhex(self.udp.key), bytes.fromhex(self.udp.nonce))
         return self.grant
+
+    @property
+    def udp(self) -> UdpParams:
+        """What the newest hello reply grants."""
+        assert self.grant is not None
+        assert self.grant.udp is not UNSET
+        return self.grant.udp
 
     def listen(self, state: Any = "start", mode: Any = "auto", text: str = "") -> None:
         assert self.grant is not None

@@ -58,7 +58,7 @@ def test_the_user_is_told_that_nothing_arrives() -> None:
                 await asyncio.sleep(10)
             warnings = [entry for entry in logs if entry["log_level"] == "warning"]
             assert [entry["event"] for entry in warnings] == ["the device listens, but no audio of it arrives"]
-            assert warnings[0]["told_to_send_to"] == f"127.0.0.1:{grant.udp.port}"
+            assert warnings[0]["told_to_send_to"] == f"127.0.0.1:{device.udp.port}"
             assert "firewall" in warnings[0]["likely_cause"]
             assert len(device.alerts) == 1
             assert device.session.audio_path is PathState.CLOSED
@@ -76,9 +76,9 @@ def test_noise_from_a_wrong_key_has_another_cause() -> None:
         async with house() as home:
             device = Inhabitant(home)
             device.connect()
-            grant = device.hello()
+            device.hello()
             device.listen()
-            header = bytes.fromhex(grant.udp.nonce)
+            header = bytes.fromhex(device.udp.nonce)
             with capture_logs() as logs:
                 for sequence in range(1, 40):
                     datagram = header[:2] + (80).to_bytes(2, "big") + header[4:12] + sequence.to_bytes(4, "big") + bytes(range(80))

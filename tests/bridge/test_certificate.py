@@ -92,7 +92,7 @@ async def test_the_files_are_watched(tmp_path: Path) -> None:
     replace(live, write_certificate(tmp_path / "second", names=["a"]))
     async with task_scope() as tasks, asyncio.timeout(10):
         tasks.create_task(certificate.watch(period_s=0.01))
-        while not certificate.reloads:  # noqa: ASYNC110 - that it happens is the test
+        while not certificate.reloads:
             await asyncio.sleep(0.01)
 
 

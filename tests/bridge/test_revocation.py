@@ -27,7 +27,7 @@ async def test_rotated_and_forgotten_devices_are_cut_off(tmp_path: Path) -> None
                 goodbye = await device.wait_for(is_message("goodbye"), since=mark)
                 assert goodbye.message["session_id"]
                 async with asyncio.timeout(10):
-                    while device.control.connected.is_set():  # noqa: ASYNC110 - whenever it comes
+                    while device.control.connected.is_set():
                         await asyncio.sleep(0.01)
                     await asyncio.sleep(1)
                 assert not device.control.connected.is_set()

@@ -259,8 +259,7 @@ async def test_check_072_dtx_empty_and_broken_opus(tmp_path: Path) -> None:
 async def test_check_073_one_in_ten_lost_and_reordered(tmp_path: Path) -> None:
     asr = PitchAsr()
     bad = Impairment(loss=0.1, jitter_ms=30, reorder=0.05, duplicate=0.05, seed=7)
-    device_options = {"impairment": bad, "downlink_impairment": Impairment()}
-    async with running(tmp_path, Cast(asr=asr)) as server, server.device(**device_options) as device:
+    async with running(tmp_path, Cast(asr=asr)) as server, server.device(impairment=bad, downlink_impairment=Impairment()) as device:
         await device.boot()
         for hz in (400, 700):
             turn = await device.converse(sung(hz, 1.2))

@@ -80,7 +80,7 @@ async def ask(device: Device) -> TurnRecord:
 
 async def true(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - a test may poll
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -92,7 +92,7 @@ async def metric(facts: Facts, name: str) -> float:
 
 async def online(facts: Facts) -> None:
     async with asyncio.timeout(20):
-        while await metric(facts, "xiaozhi_broker_online") != 1:  # noqa: ASYNC110 - a test may poll
+        while await metric(facts, "xiaozhi_broker_online") != 1:
             await asyncio.sleep(0.02)
 
 
@@ -196,7 +196,7 @@ async def test_a_device_that_is_forgotten_is_not_heard_any_more(tmp_path: Path, 
             heard = await metric(facts, "xiaozhi_broker_messages_in_total")
             device.control.publish('{"type":"hello","version":3,"transport":"udp"}')
             async with asyncio.timeout(10):
-                while await metric(facts, "xiaozhi_broker_unknown_devices_total") < 1:  # noqa: ASYNC110 - a test may poll
+                while await metric(facts, "xiaozhi_broker_unknown_devices_total") < 1:
                     await asyncio.sleep(0.02)
             assert await metric(facts, "xiaozhi_broker_messages_in_total") == heard
             assert await metric(facts, "xiaozhi_broker_devices") == 0

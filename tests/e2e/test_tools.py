@@ -57,7 +57,7 @@ def model(stage: Cast) -> ScriptedLlm:
 async def test_check_078_handshake(tmp_path: Path) -> None:
     async with running(tmp_path) as server, raw_device(server) as device:
         await device.hello(features={"mcp": True})
-        requests = []
+        requests: list[Any] = []
         answers: dict[str, Any] = {
             "initialize": {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "b", "version": "2"}},
             "tools/list": {"tools": []},
@@ -71,7 +71,9 @@ async def test_check_078_handshake(tmp_path: Path) -> None:
             assert event.message["session_id"] == device.session.session_id
             if "id" in request:
                 result = answers[request["method"]]
-                device.publish(type="mcp", session_id=device.session.session_id, payload={"jsonrpc": "2.0", "id": request["id"], "result": result})
+                device.publish(
+                    type="mcp", session_id=device.session.session_id, payload={"jsonrpc": "2.0", "id": request["id"], "result": result}
+                )
         assert [request["method"] for request in requests] == ["initialize", "notifications/initialized", "tools/list"]
         assert all(request["jsonrpc"] == "2.0" for request in requests)
         assert all(isinstance(request["id"], int) for request in (requests[0], requests[2]))
@@ -81,9 +83,7 @@ async def test_check_078_handshake(tmp_path: Path) -> None:
 
 async def test_check_079_082_and_083_tools_are_offered_by_safe_names(tmp_path: Path) -> None:
     """Forty tools more than stock, over several pages; those for administrators are never offered."""
-    extra = tuple(
-        Tool(name=f"self.lamp{n}.switch_on", description="Switches a lamp on. " * 20, call=lambda _: True) for n in range(40)
-    )
+    extra = tuple(Tool(name=f"self.lamp{n}.switch_on", description="Switches a lamp on. " * 20, call=lambda _: True) for n in range(40))
     stage = cast(["Hi. "], [called("self_lamp39_switch_on")], ["It shines. "], [called("self_reboot")], ["I may not. "])
     async with running(tmp_path, stage) as server, server.device(extra_tools=extra) as device:
         await device.boot()
@@ -277,13 +277,13 @@ class Commands:
 
     def providers(self, settings: SettingsTree, store: ModelStore) -> Providers:
         plain = Cast(asr=ScriptedAsr(self.texts), llm=ScriptedLlm((("I do not know. ",),)))
-        return Providers(
-            vad=plain.vad, asr=plain.asr, llm=plain.llm, tts=plain.tts, intents=build_intents(settings.intent, store=store)
-        )
+        return Providers(vad=plain.vad, asr=plain.asr, llm=plain.llm, tts=plain.tts, intents=build_intents(settings.intent, store=store))
 
 
 async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: Path) -> None:
-    commands = Commands("Set the volume to thirty.", "Louder, please.", "What's the volume?", "Mute.", "Volume 150", "Set the brightness to 10")
+    commands = Commands(
+        "Set the volume to thirty.", "Louder, please.", "What's the volume?", "Mute.", "Volume 150", "Set the brightness to 10"
+    )
     async with running(tmp_path, providers=commands.providers) as server, server.device() as device:
         await device.boot()
         await device.open_channel()

@@ -58,7 +58,7 @@ class Server:
 
     async def until(self, name: str, value: float) -> None:
         async with asyncio.timeout(20):
-            while await self.metric(name) != value:  # noqa: ASYNC110 - a test may poll
+            while await self.metric(name) != value:
                 await asyncio.sleep(0.05)
 
     async def ota(self, device_id: str = "02:00:00:00:00:01", client_id: str = "") -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def closed(connection: ClientConnection) -> int | None:
 
 async def channel_closed(device: Device) -> None:
     async with asyncio.timeout(10):
-        while device.channel_open:  # noqa: ASYNC110 - a test may poll
+        while device.channel_open:
             await asyncio.sleep(0.01)
 
 

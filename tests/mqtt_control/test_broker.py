@@ -62,7 +62,7 @@ class Recorder:
 
 async def true(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - a test may poll
+        while not condition():
             await asyncio.sleep(0.01)
 
 

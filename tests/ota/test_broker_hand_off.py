@@ -53,7 +53,8 @@ def test_what_a_device_is_told() -> None:
         now_ms=0,
         timezone_offset_min=0,
         keepalive_s=240,
-        **broker.topics(one),
+        publish_topic=broker.topics(one)["publish_topic"],
+        subscribe_topic=broker.topics(one)["subscribe_topic"],
     )
     mqtt = manifest["mqtt"]
     assert mqtt["endpoint"] == "mqtt.example.org:8883"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 
@@ -58,8 +59,9 @@ async def test_answer_under_way_is_finished() -> None:
 async def test_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with asyncio.TaskGroup() as group:
-            with pytest.raises(ListenError, match="is taken by another program"):
+            with pytest.raises(ListenError, match="is taken by another program") as caught:
                 await HttpServer(group).start(APP, "127.0.0.1", taken.getsockname()[1])
+    assert caught.value.errno == errno.EADDRINUSE  # by which the caller knows that the next port is worth a try
 
 
 async def test_address_of_another_machine() -> None:

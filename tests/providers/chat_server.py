@@ -84,7 +84,7 @@ async def serving(server: ChatServer) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
         group.create_task(http._serve([listener]))
         try:
-            while not http.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            while not http.started:
                 await asyncio.sleep(0.01)
             yield
         finally:

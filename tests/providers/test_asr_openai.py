@@ -66,7 +66,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve())
         async with asyncio.timeout(10):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            while not server.started:
                 await asyncio.sleep(0.005)
         state.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
         yield state

@@ -351,3 +351,9 @@ def test_names_that_hold_secrets() -> None:
     secret = ["api_key", "apiKey", "token", "password", "Authorization", "client_secret", "nonce", "x-api-key"]
     assert all(map(schema.is_secret_name, secret))
     assert not any(map(schema.is_secret_name, ["max_tokens", "context_tokens", "keepalive_s", "monkey", "device", "text"]))
+
+
+@pytest.mark.parametrize("host", ["http://192.0.2.7", "192.0.2.7:1883", "fd00::7"])
+def test_addresses_that_devices_cannot_use_are_told_at_the_start(host: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"advertise.host: .* name or IPv4 address, without a scheme or port"):
+        load(environ={}, overrides={"advertise.host": host}, directory=tmp_path)

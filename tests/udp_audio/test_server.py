@@ -80,7 +80,7 @@ async def frames_of(channel: AudioChannel, count: int) -> list[int]:
 async def until(condition: Callable[[], bool]) -> None:
     """Waits until a counter says so."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - counters do not announce their changes
+        while not condition():
             await asyncio.sleep(0.005)
 
 

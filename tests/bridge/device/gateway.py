@@ -119,7 +119,7 @@ class Gateway(asyncio.DatagramProtocol):
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - a test may poll
+            while not condition():
                 await asyncio.sleep(0.005)
 
     def ota_answer(self) -> dict[str, Any]:

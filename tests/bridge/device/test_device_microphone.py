@@ -18,7 +18,7 @@ SPEECH = Speech(tuple(bytes([number]) * 3 for number in range(10)), 20, 0.0, 0.1
 
 async def until(sent: list[bytes], count: int) -> None:
     async with asyncio.timeout(5):
-        while len(sent) < count:  # noqa: ASYNC110 - a test may poll
+        while len(sent) < count:
             await asyncio.sleep(0.002)
 
 
