@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 from dataclasses import asdict
@@ -112,7 +113,18 @@ async def _watch_lag(result: FleetResult, steady_at: float) -> None:
 def main() -> None:
     raise_file_limit()
     plan = FleetPlan(**json.load(sys.stdin))
-    print(json.dumps(asdict(uvloop.run(run(plan))), separators=(",", ":")))
+    result = uvloop.run(run(plan))
+    for name in ("stt_ms", "first_audio_ms", "pacing_ms", "lag_ms"):
+        setattr(result, name, [round(value, 1) for value in getattr(result, name)])
+    _write_all(json.dumps(asdict(result), separators=(",", ":")).encode())
+
+
+def _write_all(data: bytes) -> None:
+    """To standard output. An unbuffered one (PYTHONUNBUFFERED) writes what a pipe holds, and drops the rest."""
+    os.set_blocking(1, True)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(1, rest) :]
 
 
 if __name__ == "__main__":
