@@ -32,6 +32,7 @@ from bridge.errors import OperatorError
 from bridge.limits import Gate
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
+from bridge.reception import ReceptionCollector
 from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
@@ -91,13 +92,14 @@ async def serve(
     ready: Callable[[Facts], None] | None = None,
     stop: asyncio.Event | None = None,
     seat: Seat | None = None,
+    providers: Callable[[SettingsTree, ModelStore], Providers] | None = None,
 ) -> None:
     """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect.
 
-    ``seat``: the place of this process among several workers.
+    ``seat``: the place of this process among several workers. ``providers`` as in :func:`bridge`.
     """
     stop = stop or asyncio.Event()
-    async with bridge(loaded, seat=seat) as facts:
+    async with bridge(loaded, providers=providers, seat=seat) as facts:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError):  # not on the main thread, or not on this system
@@ -161,6 +163,7 @@ async def bridge(
             audio_endpoint=lambda: AudioEndpoint(host.current, settings.advertise.udp_port or udp_port),
             tasks=tasks,
             admits_hello=gate.admits_hello,
+            firmware=lambda device_id: known.facts.firmware if (known := devices.get(device_id)) is not None else "",
         )
         listener = seat.listener(registry) if seat else registry
         control = build_control(settings, devices=devices, listener=listener, gate=gate)
@@ -182,6 +185,7 @@ async def bridge(
             endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=seat.exposition if seat else metrics.exposition,
+            device_stats=lambda device_id: report.as_json() if (report := registry.reception(device_id)) is not None else None,
             options=OtaOptions(
                 keepalive_s=settings.mqtt.keepalive_s,
                 timezone=timezone,
@@ -198,7 +202,7 @@ async def bridge(
         devices.on_revoked = seat.revoked if seat else revoke
         devices.on_forgotten = seat.forgotten if seat else registry.forget
         parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate}
-        _publish_stats(metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
+        _publish_stats(settings, metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
             loaded,
@@ -442,7 +446,8 @@ def _start_chores(tasks: asyncio.TaskGroup, metrics: Metrics, host: AdvertisedHo
     tasks.create_task(warm_up, name="warm-up")
 
 
-def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+def _publish_stats(settings: SettingsTree, metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+    metrics.registry.register(ReceptionCollector(registry.receptions, per_device=settings.metrics.per_device))
     for name, part in parts.items():
         if part is None:
             continue

@@ -177,6 +177,7 @@ def device(
     repeat: Annotated[int, typer.Option(min=1, max=10_000, help="say everything so often, in one conversation")] = 1,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds to wait for an answer")] = 60,
     aec: Annotated[bool, typer.Option("--aec", help="a device with echo cancellation by the server")] = False,
+    aead: Annotated[bool, typer.Option("--aead", help="offer authenticated encryption of audio, which no stock firmware has")] = False,
     traceback: Traceback = False,
 ) -> None:
     """Be a device: fetch the configuration, connect, ask aloud, keep the answer."""
@@ -197,6 +198,7 @@ def device(
         json_lines=as_json,
         timeout_s=timeout_s,
         aec=aec,
+        aead=aead,
     )
     raise typer.Exit(run(options))
 
@@ -363,6 +365,31 @@ def devices_list(*, config: Config = None, sets: Sets = None, url: Url = None, a
         typer.echo(f"{one.device_id}  {one.status:<8}  {one.last_seen:<25}  {one.board} {one.firmware}  {one.alias}".rstrip())
     if not devices:
         typer.echo("No device has asked yet")
+
+
+@devices_app.command("stats")
+def devices_stats(
+    device_id: Annotated[str | None, typer.Argument(help="one device; all that have connected when left out")] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well the audio of devices arrives: loss, jitter, reordering, concealment."""
+    import json
+
+    from bridge.fleet import Fleet, reception_line
+
+    fleet = Fleet(load_settings(config, sets).tree, url=url)
+    found = {device_id: fleet.statistics(device_id)} if device_id else fleet.all_statistics()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one, statistics in found.items():
+        typer.echo(reception_line(one, statistics))
+    if not found:
+        typer.echo("No device has connected since the server started")
 
 
 @devices_app.command("approve")

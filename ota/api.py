@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from starlette.applications import Starlette
@@ -40,6 +40,8 @@ _log = structlog.get_logger(__name__)
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_PROOF_CHARS = 128
+
+DeviceStats: TypeAlias = Callable[[str], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +82,19 @@ def build_app(
     endpoints: Callable[[], Endpoints],
     ready: Callable[[], bool],
     metrics: Callable[[], bytes | Awaitable[bytes]],
+    device_stats: DeviceStats = lambda _: None,
     options: OtaOptions = OtaOptions(),
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
 
+    ``device_stats`` gives what is known about a device's audio by its Device-Id, ready for JSON; None when it was not seen.
     ``extra_routes`` are served besides, after ours.
     """
     stats = OtaStats()
     codes = LocalCodes(activations) if isinstance(activations, Activations) else activations
     fleet = _Fleet(store, codes, endpoints, options, stats)
-    admin = _Admin(store, codes, options, stats)
+    admin = _Admin(store, codes, options, stats, device_stats)
     routes = [
         Route("/", fleet.about),
         *(Route(path, fleet.ask, methods=["GET", "POST", "DELETE"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
@@ -101,6 +105,7 @@ def build_app(
         Route("/api/devices", admin.devices),
         Route("/api/devices/approve", admin.approve, methods=["POST"]),
         Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
+        Route("/api/devices/{device_id}/stats", admin.statistics),
         Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
         *extra_routes,
     ]
@@ -239,9 +244,10 @@ class _Fleet:
 class _Admin:
     """What people ask, with the token."""
 
-    def __init__(self, store: DeviceStore, activations: Codes, options: OtaOptions, stats: OtaStats) -> None:
+    def __init__(self, store: DeviceStore, activations: Codes, options: OtaOptions, stats: OtaStats, device_stats: DeviceStats) -> None:
         self._store = store
         self._activations = activations
+        self._device_stats = device_stats
         self._token = options.admin_token.encode()
         self._stats = stats
         self._failures = TokenBuckets(rate_per_s=1 / 30, burst=20)
@@ -285,6 +291,15 @@ class _Admin:
             raise HTTPException(404, "there is no such approved device")
         _log.info("a device's credentials were replaced; it must be restarted", device_id=device.device_id, source=source)
         return JSONResponse(self._describe(device, await self._activations.serial_numbers()))
+
+    async def statistics(self, request: Request) -> Response:
+        self._authorise(request)
+        device_id = _path_device_id(request)
+        statistics = self._device_stats(device_id)
+        if statistics is None:
+            known = self._store.get(device_id) is not None
+            raise HTTPException(404, "the device has not connected since the server started" if known else "there is no such device")
+        return JSONResponse({"device_id": device_id, **statistics})
 
     def _authorise(self, request: Request) -> str:
         """The source of the request. HTTP 404 when the API is off, 401 for a wrong token, 429 after many wrong ones."""

@@ -186,6 +186,18 @@ class Log(Branch):
     tracebacks: bool = Field(False, description="true: errors come with their traceback")
 
 
+class MetricsExport(Branch):
+    """What ``/metrics`` shows."""
+
+    per_device: Literal["auto", "on", "off"] = Field("auto", description="series of each device; auto: while there are at most 50")
+
+    @field_validator("per_device", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: object) -> object:
+        """YAML reads on and off as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Limits(Branch):
     """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
 
@@ -242,4 +254,5 @@ class SettingsTree(Branch):
     models: Models = Models()
     limits: Limits = Limits()
     admin: Admin = Admin()
+    metrics: MetricsExport = MetricsExport()
     log: Log = Log()
