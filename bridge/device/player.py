@@ -115,7 +115,9 @@ class Player:
         self._trace(now)
 
     def begin_utterance(self) -> None:
-        """``tts start`` was heard: from here a dry queue is an underrun, if more audio follows."""
+        """``tts start`` was heard: from here a dry queue is an underrun, if more audio follows. The firmware resets its decoder."""
+        if self._decoder is not None:
+            self._decoder = Decoder()
         self._in_utterance = True
         self.first_played_s = None
 

@@ -74,7 +74,7 @@ class EchoLlm:
 class PitchTts:
     """Sings the number that stands in the text; without one it hums at 200 Hz."""
 
-    seconds: float = 0.3
+    seconds: float = 0.24
     rate_hz: int = 24000
     texts: list[str] = field(default_factory=list)
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from bridge.device import Speech, is_message
 from bridge.device.events import Event, EventLog
 from bridge.scope import task_scope
-from tests.e2e.running import STEADY_S, Server, mac, sung
+from tests.e2e.running import STEADY_S, Server, mac, sung, until
 
 Address = tuple[str, int]
 
@@ -222,9 +222,7 @@ class RawDevice:
 
     async def packets_until(self, count: int, *, timeout_s: float = STEADY_S) -> None:
         """Wait until so many datagrams have come. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_s):
-            while len(self.socket.datagrams) < count:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.socket.datagrams) >= count, timeout_s=timeout_s)
 
     # -- both --------------------------------------------------------------------------------------------------------------
     def sing(self, hz: int = 440, *, seconds: float = 0.6, mode: str = "auto", speech: Speech | None = None) -> int:

@@ -23,7 +23,7 @@ from settings.model import SettingsTree
 from tests.e2e.pitch import EchoLlm, PitchAsr, PitchTts
 from tests.scripted import EnergyVad, ScriptedIntents, silence, tone
 
-QUICK = {"vad.silence_ms": 200, "vad.max_silence_ms": 300, "vad.pre_roll_ms": 200}
+QUICK = {"vad.silence_ms": 120, "vad.max_silence_ms": 200, "vad.pre_roll_ms": 200}
 """Turns that end soon: nobody in these tests thinks between words."""
 STEADY_S = 20.0
 """How long a test waits for what must come at once, on a machine that is busy with other things."""
@@ -68,9 +68,16 @@ class Server:
                 await asyncio.sleep(0.02)
 
     def device(self, number: int = 1, **options: Any) -> Device:
-        """A simulated device of its own MAC; the display takes no time and the microphone starts at once."""
-        quick: dict[str, Any] = {"warm_up_s": 0.0, "reconnect_s": 0.2, "hello_timeout_s": 5.0}
+        """A simulated device of its own MAC; its microphone starts at once and its user speaks as fast as the network carries."""
+        quick: dict[str, Any] = {"warm_up_s": 0.0, "reconnect_s": 0.2, "hello_timeout_s": 5.0, "realtime": False}
         return Device(DeviceOptions(ota_url=self.facts.ota_url, device_id=mac(number), **(quick | options)))
+
+
+async def until(condition: Callable[[], object], *, timeout_s: float = STEADY_S) -> None:
+    """Wait until the condition holds. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def mac(number: int) -> str:

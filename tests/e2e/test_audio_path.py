@@ -7,16 +7,18 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bridge import turn
 from bridge.device import Impairment, is_message
 from bridge.device.codec import Decoder
 from providers.base import PcmFrame
 from tests.e2e.pitch import EchoLlm, PitchAsr, PitchTts, pitch_of
 from tests.e2e.raw_device import RawDevice, counter_blocks, raw_device, udp_socket
-from tests.e2e.running import Cast, running, sung
+from tests.e2e.running import Cast, Server, running, sung
 from tests.scripted import ScriptedLlm
 
 FRAME_S = 0.06
@@ -84,12 +86,12 @@ async def test_check_062_and_063_long_answer_is_paced_for_every_queue(tmp_path: 
         turns = [tasks.create_task(device.converse(sung(500, frame_ms=device.profile.frame_ms), timeout_s=60)) for device in devices]
         answer = tasks.create_task(raw.answer(raw.sing(500), timeout_s=60))
         for device, task in zip(devices, turns, strict=True):
-            turn = await task
-            assert turn.counters.dropped == {}, device.profile.name
-            assert turn.counters.max_depth <= 6
-            assert turn.counters.lost_packets == 0
-            assert turn.counters.underrun_s < 1.0  # none at all but for a stall of this machine
-            assert abs(len(turn.heard_wav) / 24000 - LONG_S) < 1.5
+            record = await task
+            assert record.counters.dropped == {}, device.profile.name
+            assert record.counters.max_depth <= 6
+            assert record.counters.lost_packets == 0
+            assert record.counters.underrun_s < 1.0  # none at all but for a stall of this machine
+            assert abs(len(record.heard_wav) / 24000 - LONG_S) < 1.5
         assert await answer == ["La 300.", "Li 500.", "Lo 700."]
         times = [packet.at_s for packet in raw.packets]
         assert len(times) == 501
@@ -113,11 +115,12 @@ async def test_check_066_audio_waits_for_the_address(tmp_path: Path) -> None:
         decoder = Decoder()
         heard = np.concatenate([decoder.decode(packet.opus) for packet in device.packets])
         assert pitch_of(heard, rate_hz=24000) == 300
-        assert len(heard) == 0.3 * 24000
+        assert len(heard) == 0.24 * 24000
 
 
-async def test_check_066_answer_that_nobody_can_hear_ends_all_the_same(tmp_path: Path) -> None:
+async def test_check_066_answer_that_nobody_can_hear_ends_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A firewall drops UDP: the greeting is given up, what comes later is not stuck behind it."""
+    monkeypatch.setattr(turn, "ADDRESS_WAIT_S", 0.5)  # no setting, and too long to wait for
     settings = {"session.greeting": "Hello 300"}
     async with running(tmp_path, settings=settings) as server, raw_device(server) as device:
         await device.hello()
@@ -154,7 +157,7 @@ async def _speaking(device: RawDevice) -> None:
 async def test_check_068_spoofed_packets_divert_nothing(tmp_path: Path) -> None:
     """Right ssrc, from another port and from another address: invented, and copied from the device."""
     async with (
-        running(tmp_path, Cast(llm=EchoLlm(sentences=8))) as server,
+        running(tmp_path, Cast(llm=EchoLlm(sentences=4))) as server,
         raw_device(server) as device,
         udp_socket() as neighbour,
         udp_socket("127.0.0.2") as stranger,
@@ -172,8 +175,8 @@ async def test_check_068_spoofed_packets_divert_nothing(tmp_path: Path) -> None:
         await device.wait("tts", state="stop")
         assert neighbour.datagrams == []
         assert stranger.datagrams == []
-        assert [packet.sequence for packet in device.packets] == list(range(1, 41))
-        assert await device.answer(device.sing(800)) == ["You sang 800."] * 8
+        assert [packet.sequence for packet in device.packets] == list(range(1, 17))
+        assert await device.answer(device.sing(800)) == ["You sang 800."] * 4
 
 
 async def test_check_069_forged_sequence_does_not_block(tmp_path: Path) -> None:
@@ -259,13 +262,14 @@ async def test_check_072_dtx_empty_and_broken_opus(tmp_path: Path) -> None:
 async def test_check_073_one_in_ten_lost_and_reordered(tmp_path: Path) -> None:
     asr = PitchAsr()
     bad = Impairment(loss=0.1, jitter_ms=30, reorder=0.05, duplicate=0.05, seed=7)
-    async with running(tmp_path, Cast(asr=asr)) as server, server.device(impairment=bad, downlink_impairment=Impairment()) as device:
+    options: dict[str, Any] = {"impairment": bad, "downlink_impairment": Impairment(), "realtime": True}
+    async with running(tmp_path, Cast(asr=asr), settings={"vad.silence_ms": 300}) as server, server.device(**options) as device:
         await device.boot()
         for hz in (400, 700):
-            turn = await device.converse(sung(hz, 1.2))
-            assert turn.sentences == [f"You sang {hz}."]
-            assert pitch_of(turn.heard_wav, rate_hz=24000) == hz
-            assert turn.counters.lost_packets == 0
+            record = await device.converse(sung(hz, 1.2))
+            assert record.sentences == [f"You sang {hz}."]
+            assert pitch_of(record.heard_wav, rate_hz=24000) == hz
+            assert record.counters.lost_packets == 0
         for heard in asr.utterances:
             assert heard.duration_s > 1.2  # what was lost is concealed, not cut out
             assert loud_s(heard) > 0.7  # and concealment fades
@@ -298,18 +302,23 @@ async def test_check_076_timestamps_for_echo_cancelling_devices(tmp_path: Path) 
         assert {second - first for first, second in pairwise(stamps)} == {60}
 
 
-@pytest.mark.parametrize("profile", ["2.1", "1.8", "1.6.2", "py-xiaozhi"])
-async def test_check_077_older_clients(tmp_path: Path, profile: str) -> None:
+async def test_check_077_older_clients(tmp_path: Path) -> None:
     """With all their differences: kept nonce bytes, equal sequence numbers, 20 ms frames, goodbyes that are answered."""
-    async with running(tmp_path, beyond={"session.idle_timeout_s": 1.0}) as server, server.device(profile=profile) as device:
-        await device.boot()
-        for hz in (400, 700):
-            turn = await device.converse(sung(hz, frame_ms=device.profile.frame_ms))
-            assert turn.sentences == [f"You sang {hz}."]
-            assert pitch_of(turn.heard_wav, rate_hz=24000) == hz
-            assert turn.counters.dropped == {}
-        assert device.stats.crashes == 0
-        assert device.things.crashes == 0
-        await device.wait_for(is_message("goodbye"), since=0)
-        await server.settled("xiaozhi_bridge_sessions", 0)
-        assert len([event for event in device.events if event.message["type"] == "goodbye"]) == 1
+
+    async def converse(server: Server, number: int, profile: str) -> None:
+        async with server.device(number, profile=profile) as device:
+            await device.boot()
+            for hz in (400, 700):
+                record = await device.converse(sung(hz, frame_ms=device.profile.frame_ms))
+                assert record.sentences == [f"You sang {hz}."]
+                assert pitch_of(record.heard_wav, rate_hz=24000) == hz
+                assert record.counters.dropped == {}
+            assert device.stats.crashes == 0
+            assert device.things.crashes == 0
+            await device.wait_for(is_message("goodbye"), since=0)
+            await server.settled("xiaozhi_bridge_sessions", 0)
+            assert len([event for event in device.events if event.message["type"] == "goodbye"]) == 1
+
+    async with running(tmp_path, beyond={"session.idle_timeout_s": 1.5}) as server, asyncio.TaskGroup() as tasks:
+        for number, profile in enumerate(("2.1", "1.8", "1.6.2", "py-xiaozhi"), start=1):
+            tasks.create_task(converse(server, number, profile))

@@ -13,7 +13,7 @@ from bridge.device import State, is_message
 from providers.base import Message
 from tests.e2e.pitch import EchoLlm, pitch_of
 from tests.e2e.raw_device import raw_device
-from tests.e2e.running import Cast, running, sung
+from tests.e2e.running import Cast, running, sung, until
 
 AUDIO_OPEN = "xiaozhi_udp_channels_open"
 SESSIONS = "xiaozhi_bridge_sessions"
@@ -187,9 +187,7 @@ async def test_check_045_a_thousand_hellos_leave_one_session(tmp_path: Path) -> 
         tasks = len(asyncio.all_tasks())
         for _ in range(1000):
             await device.hello(features={"mcp": True})
-        async with asyncio.timeout(20):
-            while len(asyncio.all_tasks()) > tasks:
-                await asyncio.sleep(0.05)
+        await until(lambda: len(asyncio.all_tasks()) <= tasks)
         metrics = await server.metrics()
         assert metrics["xiaozhi_udp_channels_opened"] == 1001
         assert metrics[AUDIO_OPEN] == metrics[SESSIONS] == 1

@@ -18,7 +18,7 @@ from providers.factory import build_intents
 from providers.models import ModelStore
 from settings.model import SettingsTree
 from tests.e2e.raw_device import RawDevice, raw_device
-from tests.e2e.running import STEADY_S, Cast, running, sung
+from tests.e2e.running import STEADY_S, Cast, running, sung, until
 from tests.scripted import ScriptedAsr, ScriptedLlm
 
 VOLUME = "self_audio_speaker_set_volume"
@@ -57,7 +57,7 @@ def model(stage: Cast) -> ScriptedLlm:
 async def test_check_078_handshake(tmp_path: Path) -> None:
     async with running(tmp_path) as server, raw_device(server) as device:
         await device.hello(features={"mcp": True})
-        requests: list[Any] = []
+        requests: list[dict[str, Any]] = []
         answers: dict[str, Any] = {
             "initialize": {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "b", "version": "2"}},
             "tools/list": {"tools": []},
@@ -183,9 +183,7 @@ class ToolServer:
         self.device.publish(type="mcp", session_id=self.device.session.session_id, payload=payload)
 
     async def called(self, times: int) -> dict[str, Any]:
-        async with asyncio.timeout(STEADY_S):
-            while len(self.calls) < times:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.calls) >= times)
         return self.calls[times - 1]
 
 
@@ -295,9 +293,7 @@ async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: 
         device.appliance.volume = 55  # somebody turned a knob
         assert (await device.converse(sung(500))).sentences == ["Volume is at 55."]
         await device.say(sung(500))
-        async with asyncio.timeout(STEADY_S):
-            while device.volume:  # done without a word: nobody would hear it
-                await asyncio.sleep(0.02)
+        await until(lambda: not device.volume)  # done without a word: nobody would hear it
         await device.converse(sung(500))
         assert device.volume <= 100
         assert (await device.converse(sung(500))).sentences == ["Screen brightness is at 10."]
@@ -305,13 +301,24 @@ async def test_check_080_spoken_commands_change_the_device_and_say_so(tmp_path: 
 
 
 async def test_check_081_spoken_command_that_the_device_refuses(tmp_path: Path) -> None:
-    """A device without tools, and one that does not answer: the answer says so instead of claiming success."""
+    """A device without such a tool, then one that breaks it: the answer says so instead of claiming success."""
+
+    def broken(_: Any) -> bool:
+        raise ToolError("The amplifier is on fire")
+
     commands = Commands("Set the volume to thirty.")
-    async with running(tmp_path, providers=commands.providers, settings={"session.tool_timeout_s": 0.3}) as server:
-        async with raw_device(server) as device:
-            await device.hello()
-            said = await device.answer(device.sing(500))
-            assert said == ["Sorry, I can't change the volume on this device."]
+    volume = Tool(name="self.audio_speaker.set_volume", description="", properties=(Property(name="volume", type="integer"),), call=broken)
+    async with (
+        running(tmp_path, providers=commands.providers) as server,
+        raw_device(server, 1) as bare,
+        server.device(2, extra_tools=(volume,)) as device,
+    ):
+        await bare.hello()
+        assert await bare.answer(bare.sing(500)) == ["Sorry, I can't change the volume on this device."]
+        await device.boot()
+        await device.open_channel()
+        await tools_known(device)
+        assert (await device.converse(sung(500))).sentences == ["Sorry, I could not change the volume: the device did not do it."]
 
 
 @pytest.mark.parametrize("via", ["speech", "model"])

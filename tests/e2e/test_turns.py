@@ -17,7 +17,7 @@ from bridge.device.events import Event
 from providers.base import Intent, ProviderUnavailable
 from tests.e2e.pitch import EchoLlm, PitchAsr, PitchTts, pitch_of
 from tests.e2e.raw_device import Packet, RawDevice, raw_device
-from tests.e2e.running import Cast, running, sung
+from tests.e2e.running import Cast, running, sung, until
 from tests.scripted import ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts
 
 FRAME_S = 0.06
@@ -87,7 +87,7 @@ async def test_check_047_manual_answers_only_after_stop(tmp_path: Path) -> None:
 
 async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(tmp_path: Path) -> None:
     llm = EchoLlm()
-    async with running(tmp_path, Cast(llm=llm)) as server, server.device(mode="realtime") as device:
+    async with running(tmp_path, Cast(llm=llm)) as server, server.device(mode="realtime", realtime=True) as device:
         await device.boot()
         for hz in (400, 700):
             assert (await device.converse(sung(hz))).sentences == [f"You sang {hz}."]
@@ -113,7 +113,10 @@ async def test_check_048_realtime_needs_one_listen_start_and_can_be_interrupted(
 
 async def test_check_048_barge_in_can_be_switched_off(tmp_path: Path) -> None:
     cast = Cast(llm=EchoLlm(sentences=5))
-    async with running(tmp_path, cast, settings={"session.barge_in": False}) as server, server.device(mode="realtime") as device:
+    async with (
+        running(tmp_path, cast, settings={"session.barge_in": False}) as server,
+        server.device(mode="realtime", realtime=True) as device,
+    ):
         await device.boot()
         await device.start_listening()
         await device.say(sung(500))
@@ -143,9 +146,7 @@ async def test_check_049_wake_word_that_is_heard_again_is_not_answered(tmp_path:
         await device.hello()
         device.listen("detect", text="Hello XiaoZhi")
         device.sing(900)
-        async with asyncio.timeout(10):
-            while not asr.utterances:
-                await asyncio.sleep(0.02)
+        await until(lambda: asr.utterances)
         assert await device.answer(device.sing(500)) == ["Nothing."]
         assert [event.message["text"] for event in device.all("stt")] == ["what is new?"]
         assert len(device.all("tts", state="start")) == 1
@@ -205,7 +206,7 @@ async def test_check_052_abort_stops_at_once(tmp_path: Path) -> None:
     delays, stragglers = [], []
     async with running(tmp_path, Cast(llm=EchoLlm(sentences=30))) as server, raw_device(server) as device:
         await device.hello()
-        for _ in range(5):
+        for _ in range(3):
             before = device.sing(500)
             first = len(device.socket.datagrams)
             await device.packets_until(first + 8)
@@ -215,7 +216,7 @@ async def test_check_052_abort_stops_at_once(tmp_path: Path) -> None:
             delays.append(stop.at_s - aborted)
             await asyncio.sleep(0.3)
             stragglers.append(len(device.socket.datagrams) - sent)
-        assert min(delays) < 0.3  # the machine may be busy once, not five times
+        assert min(delays) < 0.3  # the machine may be busy once, not three times
         assert max(stragglers) <= 2
         assert balanced(device)
 
@@ -233,13 +234,12 @@ async def test_check_052_and_053_nothing_of_the_old_answer_is_left(tmp_path: Pat
         await device.abort(reason)
         stop = await device.wait_for(is_message("tts", state="stop"), since=0)
         await device.wait_for_state(State.LISTENING)
-        while not device.player.drained:  # the firmware plays what it has, four frames at most
-            await asyncio.sleep(0.02)
+        await until(lambda: device.player.drained)  # the firmware plays what it has, four frames at most
         turn = await device.converse(sung(900))
         assert turn.sentences == ["You sang 900."] * 2
         assert kinds(device.events.since(stop.index + 1)) == ["stt", "tts start", "tts sentence_start", "tts sentence_start", "tts stop"]
         assert pitch_of(turn.heard_wav, rate_hz=24000) == 900
-        assert 0.6 <= len(turn.heard_wav) / 24000 <= 0.6 + FRAME_S
+        assert 0.48 <= len(turn.heard_wav) / 24000 <= 0.48 + FRAME_S
         assert balanced(device)
         model_saw = " ".join(message.content for message in llm.histories[-1])
         assert "[interrupted]" in model_saw
@@ -251,9 +251,7 @@ async def test_check_053_abort_while_thinking(tmp_path: Path) -> None:
     async with running(tmp_path, Cast(asr=asr)) as server, raw_device(server) as device:
         await device.hello()
         before = device.sing(500)
-        async with asyncio.timeout(10):
-            while not asr.utterances:
-                await asyncio.sleep(0.02)
+        await until(lambda: asr.utterances)
         device.abort()
         await device.wait("tts", since=before, state="stop")
         assert await device.answer(device.sing(900)) == ["You sang 900."]
