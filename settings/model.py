@@ -201,12 +201,12 @@ class MetricsExport(Branch):
 class Limits(Branch):
     """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
 
-    connections_per_minute: int = Field(1200, ge=1, description="new MQTT connections from one address")
+    connections_per_minute: int = Field(3000, ge=1, description="new MQTT connections from one address")
     failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
     turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
-    device_connections_per_minute: int = Field(60, ge=1, description="MQTT connections of one device")
-    device_hellos_per_minute: int = Field(60, ge=1, description="sessions that one device opens")
-    ota_requests_per_minute: int = Field(1200, ge=1, description="OTA requests from one address")
+    device_connections_per_minute: int = Field(120, ge=1, description="MQTT connections of one device")
+    device_hellos_per_minute: int = Field(1200, ge=1, description="sessions that one device opens")
+    ota_requests_per_minute: int = Field(3000, ge=1, description="OTA requests from one address")
     exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
 
     @field_validator("exempt")
