@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import errno
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import structlog
@@ -27,11 +27,12 @@ from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
 from bridge.certificate import ServerCertificate
-from bridge.control import build_control, hand_off, start_broker
+from bridge.control import Control, build_control, hand_off, start_broker
 from bridge.errors import OperatorError
 from bridge.limits import Gate
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
+from bridge.reception import ReceptionCollector
 from bridge.registry import Registry
 from bridge.release import release
 from bridge.scope import task_scope
@@ -43,7 +44,7 @@ from bridge.websocket.endpoint import PATH as WEBSOCKET_PATH
 from bridge.websocket.endpoint import WebSocketEndpoint
 from bridge.websocket.framing import MAX_MESSAGE_BYTES
 from mqtt_control.front import Front
-from ota.activation import Activations
+from ota.activation import Activations, Codes
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
 from ota.manifest import Endpoints
@@ -57,6 +58,9 @@ from settings.model import Mqtt, SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
+if TYPE_CHECKING:
+    from bridge.workers.seat import Seat
+
 log = structlog.get_logger(__name__)
 
 PORTS_TRIED = 50
@@ -68,19 +72,34 @@ STOCK_TLS_PORT = 8883
 
 def run(loaded: Loaded) -> int:
     """Serve until SIGINT or SIGTERM. Raises OperatorError with a sentence when it cannot."""
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        asyncio.run(serve(loaded))
-    else:
-        uvloop.run(serve(loaded))
+    run_loop(serve(loaded))
     return 0
 
 
-async def serve(loaded: Loaded, *, ready: Callable[[Facts], None] | None = None, stop: asyncio.Event | None = None) -> None:
-    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect."""
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run to the end on the quickest event loop that there is."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def serve(
+    loaded: Loaded,
+    *,
+    ready: Callable[[Facts], None] | None = None,
+    stop: asyncio.Event | None = None,
+    seat: Seat | None = None,
+    providers: Callable[[SettingsTree, ModelStore], Providers] | None = None,
+) -> None:
+    """Serve until ``stop`` is set (by default: until a signal). ``ready`` is called once a device could connect.
+
+    ``seat``: the place of this process among several workers. ``providers`` as in :func:`bridge`.
+    """
     stop = stop or asyncio.Event()
-    async with bridge(loaded) as facts:
+    async with bridge(loaded, providers=providers, seat=seat) as facts:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError):  # not on the main thread, or not on this system
@@ -97,22 +116,22 @@ def announce(facts: Facts) -> None:
 
 
 @asynccontextmanager
-async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStore], Providers] | None = None) -> AsyncIterator[Facts]:
+async def bridge(
+    loaded: Loaded,
+    *,
+    providers: Callable[[SettingsTree, ModelStore], Providers] | None = None,
+    seat: Seat | None = None,
+) -> AsyncIterator[Facts]:
     """The running bridge; leaving the block says goodbye to all devices and closes everything.
 
-    ``providers`` builds the engines; by default those that the settings name. Raises OperatorError.
+    ``providers`` builds the engines; by default those that the settings name. ``seat`` as for :func:`serve`. Raises OperatorError.
     """
     settings = loaded.tree
-    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
-        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
-    require_library()
+    _check(settings)
     timezone = _timezone(settings)
     certificate = _certificate(settings.mqtt)
     _make_directory(settings.data_dir)
-    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
-    if providers is None:
-        await _find_models(settings, store)
-    engines = (providers or Providers.build)(settings, store)
+    engines = await _build_engines(settings, providers)
     metrics = Metrics()
     codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
     services = Services(
@@ -126,9 +145,7 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(codec.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(engines.aclose)
-        devices = DeviceStore(enrolment=settings.enrolment)
-        await devices.open(settings.data_dir / "devices.sqlite3")
-        stack.push_async_callback(devices.aclose)
+        devices, activations = await _open_registry(stack, settings, seat)
         tasks = await stack.enter_async_context(task_scope())
         audio = AudioServer()
         udp_port = await _bind(
@@ -139,33 +156,36 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
         )
         stack.push_async_callback(audio.aclose)
         host = AdvertisedHost(settings.advertise.host)
-        audio_port = settings.advertise.udp_port or udp_port
         gate = Gate(settings.limits, now=asyncio.get_running_loop().time)
         registry = Registry(
             services=services,
             audio=audio,
-            audio_endpoint=lambda: AudioEndpoint(host.current, audio_port),
+            audio_endpoint=lambda: AudioEndpoint(host.current, settings.advertise.udp_port or udp_port),
             tasks=tasks,
             admits_hello=gate.admits_hello,
+            firmware=lambda device_id: known.facts.firmware if (known := devices.get(device_id)) is not None else "",
         )
-        control = build_control(settings, devices=devices, listener=registry, gate=gate)
+        listener = seat.listener(registry) if seat else registry
+        control = build_control(settings, devices=devices, listener=listener, gate=gate)
         registry.attach(control.links)
-        ports = await _start_front(loaded, control.front, certificate, stack, tasks)
-        if control.broker is not None:
-            start_broker(control.broker, tasks)
-            stack.push_async_callback(control.broker.aclose)
         websocket = WebSocketEndpoint(
-            authenticate=devices.authenticate_bearer, listener=registry, hello_timeout_s=settings.websocket.hello_timeout_s
+            authenticate=devices.authenticate_bearer, listener=listener, hello_timeout_s=settings.websocket.hello_timeout_s
         )
+        revoke = partial(_revoke, registry, websocket)
+        if seat:
+            seat.attach(registry=registry, metrics=metrics, revoke=revoke, close=partial(_close, control, websocket))
+        ports = await _start_front(loaded, control.front, certificate, stack, tasks, shared=seat is not None)
+        _start_broker(control, stack, tasks)
         token = admin_token(settings)
         is_ready = [False]
         http_ports = [settings.http.port]
         app = build_app(
             store=devices,
-            activations=Activations(),
+            activations=activations,
             endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
-            metrics=metrics.exposition,
+            metrics=seat.exposition if seat else metrics.exposition,
+            device_stats=lambda device_id: report.as_json() if (report := registry.reception(device_id)) is not None else None,
             options=OtaOptions(
                 keepalive_s=settings.mqtt.keepalive_s,
                 timezone=timezone,
@@ -179,33 +199,28 @@ async def bridge(loaded: Loaded, *, providers: Callable[[SettingsTree, ModelStor
             ),
             extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = partial(_revoke, registry, websocket)
-        devices.on_forgotten = registry.forget
-        parts = {
-            "mqtt": control.front,
-            "broker": control.broker,
-            "udp": audio,
-            "websocket": websocket,
-            "devices": devices,
-            "ota": app.state,
-            "limits": gate,
-        }
-        _publish_stats(metrics, registry, {name: part for name, part in parts.items() if part is not None})
+        devices.on_revoked = seat.revoked if seat else revoke
+        devices.on_forgotten = seat.forgotten if seat else registry.forget
+        parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate}
+        _publish_stats(settings, metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
         http_port = http_ports[0] = await _bind(
             loaded,
             "http.port",
             settings.http.port,
             lambda port: http.start(
-                app, settings.http.host, port, max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0
+                app,
+                settings.http.host,
+                port,
+                max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0,
+                reuse_port=seat is not None,
             ),
         )
         stack.push_async_callback(http.aclose)
-        write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
-        stack.push_async_callback(_say_goodbye, registry)
-        tasks.create_task(metrics.watch_lag(), name="loop lag")
-        tasks.create_task(host.watch(), name="address watch")
-        tasks.create_task(engines.warm(system_prompt(settings.assistant, timezone)), name="warm-up")
+        if not seat:
+            write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
+        stack.push_async_callback(_say_goodbye, registry, shut=control.front if seat else None)
+        _start_chores(tasks, metrics, host, engines.warm(system_prompt(settings.assistant, timezone)))
         is_ready[0] = True
         yield Facts(
             version=release(),
@@ -272,6 +287,30 @@ class Providers:
             await engine.aclose()
 
 
+async def _open_registry(
+    stack: contextlib.AsyncExitStack, settings: SettingsTree, seat: Seat | None
+) -> tuple[DeviceStore, Activations | Codes]:
+    """The devices and the codes of those that wait for a person: this process's own, or those of all workers. Raises StoreError."""
+    devices: DeviceStore
+    activations: Activations | Codes
+    if seat:
+        devices, activations = seat.stores(settings)
+    else:
+        devices, activations = DeviceStore(enrolment=settings.enrolment), Activations()
+    await devices.open(settings.data_dir / "devices.sqlite3")
+    stack.push_async_callback(devices.aclose)
+    return devices, activations
+
+
+async def _build_engines(settings: SettingsTree, providers: Callable[[SettingsTree, ModelStore], Providers] | None) -> Providers:
+    """The engines, not loaded yet. Raises OperatorError for a model that is not there and cannot be had."""
+    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
+    if providers is not None:
+        return providers(settings, store)
+    await _find_models(settings, store)
+    return Providers.build(settings, store)
+
+
 async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
     """Every model that the settings name is on this machine, fetched or assembled now if need be. Raises OperatorError."""
     for name, required in models_needed(settings):
@@ -303,6 +342,13 @@ async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awa
     raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
 
 
+def _check(settings: SettingsTree) -> None:
+    """What must be right before anything starts. Raises OperatorError for settings that contradict each other, OpusUnavailable."""
+    require_library()
+    if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
+        raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
+
+
 @dataclass(frozen=True, slots=True)
 class _MqttPorts:
     """Where the front listens; ``told``: the port in OTA answers."""
@@ -318,19 +364,25 @@ async def _start_front(
     certificate: ServerCertificate | None,
     stack: contextlib.AsyncExitStack,
     tasks: asyncio.TaskGroup,
+    *,
+    shared: bool,
 ) -> _MqttPorts:
-    """Listen, plain and with TLS as the settings say; the front closes with ``stack``. Raises OperatorError."""
+    """Listen, plain and with TLS as the settings say; the front closes with ``stack``. Raises OperatorError.
+
+    ``shared``: beside the other workers.
+    """
     mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
     plain = tls = None
     if front is None:
         # the port is never handed out: the broker's takes its place
         return _MqttPorts(None, None, advertised or loaded.tree.broker.port)
     stack.push_async_callback(front.aclose)
+    listen = partial(front.start, host=mqtt.host, reuse_port=shared)
     if mqtt.plain:
-        plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: front.start(host=mqtt.host, port=port))
+        plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: listen(port=port))
     if certificate is not None:
         context = certificate.context
-        tls = await _bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: front.start(host=mqtt.host, port=port, ssl=context))
+        tls = await _bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: listen(port=port, ssl=context))
         tasks.create_task(certificate.watch(), name="certificate watch")
     told = advertised or plain or tls or 0
     if (tls if told == STOCK_TLS_PORT else plain) is None:
@@ -341,6 +393,13 @@ async def _start_front(
             fix="advertise.mqtt_port: 8883 for TLS, any other port for plain MQTT",
         )
     return _MqttPorts(plain, tls, told)
+
+
+def _start_broker(control: Control, stack: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
+    """The link to the user's broker, when there is one; it closes with ``stack``."""
+    if control.broker is not None:
+        start_broker(control.broker, tasks)
+        stack.push_async_callback(control.broker.aclose)
 
 
 def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
@@ -374,8 +433,24 @@ def _revoke(registry: Registry, websocket: WebSocketEndpoint, device_id: str) ->
     websocket.disconnect(device_id)
 
 
-def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+def _close(control: Control, websocket: WebSocketEndpoint, device_id: str) -> None:
+    """The device's connections to this process end."""
+    control.links.disconnect(device_id)
+    websocket.disconnect(device_id)
+
+
+def _start_chores(tasks: asyncio.TaskGroup, metrics: Metrics, host: AdvertisedHost, warm_up: Coroutine[Any, Any, None]) -> None:
+    """What runs beside the serving."""
+    tasks.create_task(metrics.watch_lag(), name="loop lag")
+    tasks.create_task(host.watch(), name="address watch")
+    tasks.create_task(warm_up, name="warm-up")
+
+
+def _publish_stats(settings: SettingsTree, metrics: Metrics, registry: Registry, parts: Mapping[str, Any]) -> None:
+    metrics.registry.register(ReceptionCollector(registry.receptions, per_device=settings.metrics.per_device))
     for name, part in parts.items():
+        if part is None:
+            continue
         metrics.stats.add(name, partial(getattr, part, "stats"))
     metrics.stats.add(
         "bridge",
@@ -390,8 +465,10 @@ def _publish_stats(metrics: Metrics, registry: Registry, parts: Mapping[str, Any
     )
 
 
-async def _say_goodbye(registry: Registry) -> None:
-    """Every session says goodbye before the listeners close."""
+async def _say_goodbye(registry: Registry, *, shut: Front | None) -> None:
+    """Every session says goodbye before the listeners close. ``shut`` closes first: its devices shall find another worker."""
+    if shut is not None:
+        shut.stop_listening()
     registry.end_all("the server is stopping")
     loop = asyncio.get_running_loop()
     until = loop.time() + FAREWELL_S

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -25,6 +26,13 @@ class Facts:
     tts: str
     data_dir: Path
     broker: str = ""
+    udp_ports: tuple[int, ...] = ()
+    """With several workers: the port of each."""
+
+    @classmethod
+    def of_workers(cls, each: Sequence[Facts]) -> Facts:
+        """The facts of one server of several processes, in the order of the workers."""
+        return replace(each[0], udp_ports=tuple(facts.udp_port for facts in each))
 
     @property
     def ota_url(self) -> str:
@@ -45,6 +53,7 @@ class Facts:
             "llm": self.llm,
             "tts": self.tts,
             "version": self.version,
+            **({"workers": len(self.udp_ports), "udp_ports": list(self.udp_ports)} if self.udp_ports else {}),
         }
 
 
@@ -56,13 +65,14 @@ def banner(facts: Facts) -> str:
     how = "found by itself; set advertise.host if devices need another" if facts.found_by_itself else "as set"
     if facts.host.startswith("127."):
         how = "only this machine can reach it: set advertise.host to the address that devices see"
+    udp = f"{', '.join(map(str, facts.udp_ports))} ({len(facts.udp_ports)} workers)" if facts.udp_ports else str(facts.udp_port)
     return f"""
   XiaoZhi bridge {facts.version} is ready.
 
   OTA address for devices   {facts.ota_url}
                             ({how})
   MQTT                      {mqtt}
-  UDP audio                 {facts.udp_port}
+  UDP audio                 {udp}
   new devices               {facts.enrolment}
   hears with                {facts.vad}, {facts.asr}
   thinks with               {facts.llm}

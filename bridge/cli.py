@@ -127,6 +127,8 @@ def serve(
     data_dir: DataDir = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="one JSON object a line")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes, for the cores of one machine (docs/workers.md)")] = None,
+    worker_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     traceback: Traceback = False,
 ) -> None:
     """Run the server."""
@@ -139,11 +141,21 @@ def serve(
         "log.level": log_level,
         "log.format": "json" if json_logs else None,
         "log.tracebacks": True if traceback else None,
+        "workers": workers,
     }
     loaded = load_settings(config, sets, overrides)
+    if worker_fd is not None:
+        from bridge.workers import worker
+
+        raise typer.Exit(worker.run(loaded, worker_fd))
     from bridge import logs
 
     logs.configure(loaded.tree.log)
+    if loaded.tree.workers > 1:
+        from bridge.workers import supervisor
+
+        command = [sys.executable, *sys.orig_argv[1:]]
+        raise typer.Exit(supervisor.run(loaded, command=command, reload=lambda: load_settings(config, sets, overrides)))
     from bridge.app import run
 
     raise typer.Exit(run(loaded))
@@ -165,6 +177,7 @@ def device(
     repeat: Annotated[int, typer.Option(min=1, max=10_000, help="say everything so often, in one conversation")] = 1,
     timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="seconds to wait for an answer")] = 60,
     aec: Annotated[bool, typer.Option("--aec", help="a device with echo cancellation by the server")] = False,
+    aead: Annotated[bool, typer.Option("--aead", help="offer authenticated encryption of audio, which no stock firmware has")] = False,
     traceback: Traceback = False,
 ) -> None:
     """Be a device: fetch the configuration, connect, ask aloud, keep the answer."""
@@ -185,6 +198,7 @@ def device(
         json_lines=as_json,
         timeout_s=timeout_s,
         aec=aec,
+        aead=aead,
     )
     raise typer.Exit(run(options))
 
@@ -351,6 +365,31 @@ def devices_list(*, config: Config = None, sets: Sets = None, url: Url = None, a
         typer.echo(f"{one.device_id}  {one.status:<8}  {one.last_seen:<25}  {one.board} {one.firmware}  {one.alias}".rstrip())
     if not devices:
         typer.echo("No device has asked yet")
+
+
+@devices_app.command("stats")
+def devices_stats(
+    device_id: Annotated[str | None, typer.Argument(help="one device; all that have connected when left out")] = None,
+    *,
+    config: Config = None,
+    sets: Sets = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well the audio of devices arrives: loss, jitter, reordering, concealment."""
+    import json
+
+    from bridge.fleet import Fleet, reception_line
+
+    fleet = Fleet(load_settings(config, sets).tree, url=url)
+    found = {device_id: fleet.statistics(device_id)} if device_id else fleet.all_statistics()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one, statistics in found.items():
+        typer.echo(reception_line(one, statistics))
+    if not found:
+        typer.echo("No device has connected since the server started")
 
 
 @devices_app.command("approve")

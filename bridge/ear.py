@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from providers.base import Pcm, PcmFrame, VadStream
 from settings.providers import VadConfig
 from udp_audio.channel import UplinkFrame
 from udp_audio.errors import OpusError
-from udp_audio.opus import OpusDecoder, is_dtx
+from udp_audio.opus import OpusDecoder, carries_fec, is_dtx
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,58 @@ class Utterance:
         return PcmFrame(samples, SAMPLE_RATE_HZ)
 
 
+@dataclass(slots=True)
+class EarStats:
+    """What the ear had to make up, in frames."""
+
+    concealed: int = 0
+    recovered: int = 0
+    """Lost, but carried by the error correction of the next packet."""
+    undecodable: int = 0
+    resets: int = 0
+    """The decoder started afresh, because the stream had jumped."""
+
+
+class FrameDecoder:
+    """Turns a device's frames into 16 kHz samples, one frame after the other, lost ones included.
+
+    A frame that is lost is recovered when the packet behind it carries error correction (its LBRR flag says so), else concealed.
+    After a jump of the sequence the decoder forgets the stream: what it knew does not go on there.
+    """
+
+    def __init__(self, *, frame_ms: int) -> None:
+        self.stats = EarStats()
+        self._samples = SAMPLE_RATE_HZ * frame_ms // 1000
+        self._decoder = OpusDecoder(sample_rate_hz=SAMPLE_RATE_HZ)
+        self._sequence = 0
+
+    def decode(self, frame: UplinkFrame, following: UplinkFrame | None = None) -> Pcm:
+        """The frame's samples; silence for one of discontinuous transmission, or one that libopus refuses.
+
+        ``following``: the frame after it, where it is known already.
+        """
+        if self._sequence and frame.sequence != self._sequence + 1:
+            self.stats.resets += 1
+            self._decoder.reset()
+        self._sequence = frame.sequence
+        try:
+            if frame.lost:
+                return self._replace(following)
+            if is_dtx(frame.opus):
+                return np.zeros(self._samples, np.int16)
+            return self._decoder.decode(frame.opus)
+        except OpusError:
+            self.stats.undecodable += 1
+            return np.zeros(self._samples, np.int16)
+
+    def _replace(self, following: UplinkFrame | None) -> Pcm:
+        if following is not None and following.sequence == self._sequence + 1 and carries_fec(following.opus):
+            self.stats.recovered += 1
+            return self._decoder.recover(following.opus, self._samples)
+        self.stats.concealed += 1
+        return self._decoder.conceal(self._samples)
+
+
 class EarListener(Protocol):
     """Who is told what the ear hears; called on the loop, must not block."""
 
@@ -92,10 +145,10 @@ class Ear:
         self._channel = channel
         self._vad = vad
         self._options = options
-        self._frame_samples = SAMPLE_RATE_HZ * frame_ms // 1000
         self._max_utterance_s = max_utterance_s
         self._listener = listener
-        self._decoder = OpusDecoder(sample_rate_hz=SAMPLE_RATE_HZ)
+        self._decoder = FrameDecoder(frame_ms=frame_ms)
+        self.stats = self._decoder.stats
         self._endpointer = Endpointer(options, window_ms=vad.window_samples * 1000 / SAMPLE_RATE_HZ)
         self._waiting: deque[UplinkFrame] = deque(maxlen=max(1, int(OVERTAKING_S * 1000) // frame_ms))
         # The voice that proves that there is speech comes on top of what lies before it.
@@ -105,7 +158,6 @@ class Ear:
         self._generation = 0
         self._barged = False
         self._utterance = Utterance()
-        self.undecodable = 0
 
     # -- what the session tells it ---------------------------------------------------------------------------------------
     def open(self, mode: Mode, *, keep_speech: bool = False) -> None:
@@ -158,23 +210,12 @@ class Ear:
             if self._waiting:
                 frames = [*self._waiting, *frames]
                 self._waiting.clear()
-            for frame in frames:
-                await self._hear(self._decode(frame), loop.time())
+            # a loss always comes together with the packet behind it
+            for frame, following in zip_longest(frames, frames[1:]):
+                await self._hear(self._decoder.decode(frame, following), loop.time())
 
     def _in_auto_speech(self) -> bool:
         return self._mode in {Mode.AUTO, Mode.REALTIME} and self._endpointer.in_speech
-
-    def _decode(self, frame: UplinkFrame) -> Pcm:
-        """The frame's samples; a lost or broken one is concealed, a DTX one is silence."""
-        try:
-            if frame.lost:
-                return self._decoder.conceal(self._frame_samples)
-            if is_dtx(frame.opus):
-                return np.zeros(self._frame_samples, np.int16)
-            return self._decoder.decode(frame.opus)
-        except OpusError:
-            self.undecodable += 1
-            return np.zeros(self._frame_samples, np.int16)
 
     async def _hear(self, samples: Pcm, now: float) -> None:
         generation = self._generation

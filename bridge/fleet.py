@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -29,6 +30,30 @@ class KnownDevice:
     alias: str
 
 
+class NotFoundError(OperatorError):
+    """The server knows no such thing."""
+
+
+def reception_line(device_id: str, statistics: dict[str, Any]) -> str:
+    """One line for people."""
+
+    def number(name: str) -> float:
+        return statistics.get(name) or 0
+
+    expected = number("expected")
+    seen = statistics.get("last_seen_s")
+    parts = (
+        f"{number('received'):.0f} of {expected:.0f} packets",
+        f"lost {number('lost'):.0f} ({number('lost') / expected if expected else 0:.1%}, of late {number('loss_fraction'):.1%})",
+        f"jitter {number('jitter_ms'):.1f} ms",
+        f"reordered {number('reordered'):.0f}, late {number('late'):.0f}, duplicates {number('duplicates'):.0f}",
+        f"concealed {number('concealed'):.0f}, recovered {number('recovered'):.0f}",
+        f"address moves {number('address_moves'):.0f}",
+        "no audio yet" if seen is None else f"last audio {seen:.0f} s ago",
+    )
+    return f"{device_id}  {'; '.join(parts)}"
+
+
 class Fleet:
     """The admin API of the server at ``url``. Every method raises OperatorError when it cannot be done."""
 
@@ -42,6 +67,21 @@ class Fleet:
         """All devices, those that wait for a person last."""
         listed = self._request("GET", "/api/devices").get("devices", [])
         return [KnownDevice(**{name: _shown(one.get(name)) for name in KnownDevice.__slots__}) for one in listed if isinstance(one, dict)]
+
+    def statistics(self, device_id: str) -> dict[str, Any]:
+        """How the audio of a device arrives: the members of :class:`bridge.reception.ReceptionReport`, numbers or null."""
+        told = self._request("GET", f"/api/devices/{quote(device_id, safe=':')}/stats")
+        return {_shown(name): value for name, value in told.items() if name != "device_id" and isinstance(value, int | float | None)}
+
+    def all_statistics(self) -> dict[str, dict[str, Any]]:
+        """The same of all devices that have connected since the server started."""
+        found: dict[str, dict[str, Any]] = {}
+        for device in self.devices():
+            try:
+                found[device.device_id] = self.statistics(device.device_id)
+            except NotFoundError:
+                continue
+        return found
 
     def approve(self, code: str) -> str:
         """Let in the device that shows this code; its id."""
@@ -81,6 +121,8 @@ class Fleet:
             data = None
         if answer.is_success and isinstance(data, dict):
             return data
+        if answer.status_code == 404 and isinstance(data, dict) and data.get("error") not in {None, "Not Found"}:
+            raise NotFoundError(*_refusal(self._url, answer.status_code, data))
         raise OperatorError(*_refusal(self._url, answer.status_code, data))
 
 

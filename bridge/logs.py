@@ -47,18 +47,19 @@ def bound(**context: Any) -> AbstractContextManager[None]:
     return structlog.contextvars.bound_contextvars(**context)
 
 
-def configure(config: Log, *, stream: TextIO | None = None) -> None:
+def configure(config: Log, *, stream: TextIO | None = None, worker: int | None = None) -> None:
     """Set up logging for the process. May be called again: the former handlers are closed and replaced.
 
-    ``stream`` is standard error unless given. Raises OSError when ``log.file`` cannot be opened.
+    ``stream`` is standard error unless given; with ``worker`` every line names it. Raises OSError when ``log.file`` cannot
+    be opened.
     """
     stream = sys.stderr if stream is None else stream
     handlers: list[logging.Handler] = [_StreamHandler(stream)]
-    handlers[0].setFormatter(_formatter(config, _renderer(config, stream)))
+    handlers[0].setFormatter(_formatter(config, _renderer(config, stream), worker))
     if config.file is not None:
         config.file.parent.mkdir(parents=True, exist_ok=True)
         rotating = _FileHandler(config.file, maxBytes=config.file_max_bytes, backupCount=config.file_backups, encoding="utf-8")
-        rotating.setFormatter(_formatter(config, _json_renderer()))
+        rotating.setFormatter(_formatter(config, _json_renderer(), worker))
         handlers.append(rotating)
     root = logging.getLogger()
     for former in [handler for handler in root.handlers if isinstance(handler, _StreamHandler | _FileHandler)]:
@@ -106,13 +107,14 @@ class _FileHandler(_Unbreakable, logging.handlers.RotatingFileHandler):
     pass
 
 
-def _formatter(config: Log, renderer: Processor) -> logging.Formatter:
+def _formatter(config: Log, renderer: Processor, worker: int | None) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         # lines of other libraries have not passed structlog: they get the context here
         foreign_pre_chain=[structlog.contextvars.merge_contextvars],
         use_get_message=False,
         pass_foreign_args=True,
         processors=[
+            *([] if worker is None else [_of_worker(worker)]),
             _positional_arguments,
             _errors(tracebacks=config.tracebacks),
             redaction(transcripts=config.transcripts),
@@ -120,6 +122,14 @@ def _formatter(config: Log, renderer: Processor) -> logging.Formatter:
             renderer,
         ],
     )
+
+
+def _of_worker(worker: int) -> Processor:
+    def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("worker", worker)
+        return event
+
+    return process
 
 
 def _renderer(config: Log, stream: TextIO) -> Processor:

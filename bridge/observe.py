@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _members(stats: object) -> Iterable[tuple[str, Any]]:
     return []
 
 
-class Metrics:
+class Metrics(Collector):
     """The registry of one process, and what is counted by the bridge itself."""
 
     def __init__(self) -> None:
@@ -104,8 +105,12 @@ class Metrics:
             self._lag.observe(lag_s)
             self._lag_peak = max(self._lag_peak, lag_s)
 
-    def exposition(self) -> bytes:
-        """The metrics in Prometheus text format."""
+    def collect(self) -> Iterable[Metric]:
+        """One scrape; it resets what is said of the time since the last one."""
         self._lag_max.set(self._lag_peak)
         self._lag_peak = 0.0
-        return generate_latest(self.registry)
+        return self.registry.collect()
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus text format."""
+        return generate_latest(self)

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from bridge.audio_path import PathState
 from bridge.history import History
+from bridge.reception import Ledger, ReceptionReport
 from bridge.session import Services, Session
 from bridge.transport import AudioEndpoint, MqttUdp, Transport
 from iot.descriptors import Things
@@ -63,6 +64,7 @@ class Device:
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
     last_audio_path: PathState = PathState.UNKNOWN
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
 
     @property
     def audio_path(self) -> PathState:
@@ -84,13 +86,18 @@ class Registry:
         audio_endpoint: Callable[[], AudioEndpoint],
         tasks: asyncio.TaskGroup,
         admits_hello: Callable[[str, str], bool] = lambda _device_id, _peer_ip: True,
+        firmware: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """``admits_hello`` says whether a device (its id, its address) may open a session now."""
+        """``admits_hello`` says whether a device (its id, its address) may open a session now.
+
+        ``firmware`` gives the version that a device told at its check-version, by Device-Id; empty when it is not known.
+        """
         self._services = services
         self._audio = audio
         self._audio_endpoint = audio_endpoint
         self._tasks = tasks
         self._admits_hello = admits_hello
+        self._firmware = firmware
         self._link: Link | None = None
         self._devices: dict[str, Device] = {}
         self._closing = False
@@ -109,6 +116,16 @@ class Registry:
     @property
     def sessions(self) -> list[Session]:
         return [device.session for device in self._devices.values() if device.session is not None]
+
+    def receptions(self) -> dict[str, ReceptionReport]:
+        """How the audio of each device arrives; keyed by Device-Id."""
+        now = asyncio.get_running_loop().time()
+        return {device_id: device.ledger.report(now) for device_id, device in self._devices.items()}
+
+    def reception(self, device_id: str) -> ReceptionReport | None:
+        """The same for one device; None when this process has not seen it."""
+        device = self._devices.get(device_id)
+        return device.ledger.report(asyncio.get_running_loop().time()) if device is not None else None
 
     # -- the link ----------------------------------------------------------------------------------------------------------
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None:
@@ -132,6 +149,12 @@ class Registry:
         log.info("device disconnected", device=identity.device_id, in_session=device.session is not None)
         if device.session is not None:
             device.grace = asyncio.get_running_loop().call_later(self._services.settings.session.grace_s, self._grace_over, device)
+
+    def device_moved(self, device_id: str) -> None:
+        """The device has connected to another process: its session here ends, without a word to the device."""
+        device = self._devices.get(device_id)
+        if device is not None and device.session is not None:
+            device.session.end("the device has connected to another worker", goodbye=False)
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         device = self._device(identity)
@@ -224,10 +247,12 @@ class Registry:
             things=things,
             history=self._history(device),
             services=self._services,
+            firmware=self._firmware(device.identity.device_id),
             send=via.send,
             prepare=device.mcp.initialize if hello.features.mcp else None,
             audio_address=f"{opened.udp.server}:{opened.udp.port}" if opened.udp else "",
         )
+        device.ledger.open(session.line)
         device.via, device.connected = via, True
         audio = self._services.settings.audio
         via.send(
@@ -280,6 +305,7 @@ class Registry:
             if _over_websocket(device):
                 device.connected = self._link is not None and self._link.connected(device.identity.device_id)
             device.session = device.via = None
+            device.ledger.close()
             device.last_audio_path = session.audio_path
             device.last_session_end = asyncio.get_running_loop().time()
             if device.grace is not None:

@@ -20,10 +20,12 @@ from bridge.dialogue import Action, Event, Mode, State, move
 from bridge.doctor.probe import PROBE_TEXT
 from bridge.ear import Ear, Utterance
 from bridge.history import History
+from bridge.lead import LeadPolicy
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
 from bridge.phrases import Phrases, language_of, phrases
 from bridge.prompt import system_prompt
+from bridge.reception import Line
 from bridge.scope import task_scope
 from bridge.sentences import bare, sounds_unfinished, without_prefix
 from bridge.skills import SkillReply, Skills, Timers
@@ -86,11 +88,12 @@ class Session:
         things: Things | None,
         history: History,
         services: Services,
+        firmware: str = "",
         send: Callable[[Outbound], bool],
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
         audio_address: str = "",
     ) -> None:
-        """``audio_address``: where the device was told to send its audio."""
+        """``audio_address``: where the device was told to send its UDP audio; empty when it shares the connection."""
         self.session_id = session_id
         self.device_id = device_id
         self.channel = channel
@@ -102,6 +105,8 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
+        audio = self._settings.audio
+        self._lead = LeadPolicy(audio.lead_frames, audio.frame_ms, firmware)
         self._deliver = send
         self._start_missed = False
         self._prepare = prepare
@@ -114,6 +119,8 @@ class Session:
             max_utterance_s=self._settings.session.max_utterance_s,
             listener=self,
         )
+        self.line = Line.of(channel, self._ear.stats)
+        """Where the counters of its audio are read."""
         self.timers = Timers(announce=self.announce)
         self._tasks: asyncio.TaskGroup | None = None
         self._turn: asyncio.Task[None] | None = None
@@ -264,6 +271,8 @@ class Session:
 
     def _microphone_on(self) -> None:
         self._microphone_off()
+        if not self._audio_address:
+            return  # audio shares a connection that is known to work
         loop = asyncio.get_running_loop()
         self._path_look = loop.call_at(self._audio_path.listens(loop.time()), self._look_at_path)
 
@@ -397,6 +406,7 @@ class Session:
             output=self._mouth,
             engines=self._services.engines,
             audio=self._settings.audio,
+            lead_frames=self._lead.frames(jitter_ms=self.line.channel.reception.jitter_ms),
             limits=self._limits,
             history=self._history,
             system_prompt=self._system_prompt,

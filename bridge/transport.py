@@ -14,6 +14,7 @@ from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import Link
 from mqtt_control.messages import Hello, Inbound, Outbound, UdpParams
 from udp_audio.channel import UplinkFrame
+from udp_audio.cipher import AEAD, Encryption
 from udp_audio.server import AudioServer
 
 TransportName: TypeAlias = Literal["udp", "websocket"]
@@ -124,9 +125,11 @@ class MqttUdp:
         return "" if hello.version == MQTT_HELLO_VERSION else "unknown version"
 
     def open_audio(self, hello: Hello, *, frame_ms: int) -> OpenedAudio:
-        channel = self.audio.open(frame_ms=frame_ms, peer_ip=self.peer_ip)
+        encryption: Encryption = next((one for one in AEAD if one in hello.features.aead), "aes-128-ctr")
+        channel = self.audio.open(frame_ms=frame_ms, peer_ip=self.peer_ip, encryption=encryption)
         endpoint = self.endpoint()
-        udp = UdpParams(server=endpoint.host, port=endpoint.port, key=channel.key.hex(), nonce=channel.nonce.hex())
+        key, nonce = channel.key.hex(), channel.nonce.hex()
+        udp = UdpParams(server=endpoint.host, port=endpoint.port, key=key, nonce=nonce, encryption=encryption)
         return OpenedAudio(channel, version=hello.version, udp=udp)
 
     def send(self, message: Outbound) -> bool:

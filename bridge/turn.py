@@ -133,6 +133,8 @@ class Turn:
     run_tool: Callable[[Coroutine[Any, Any, ToolResult]], asyncio.Task[ToolResult]]
     heard_text: Callable[[str], str]
     """What of the transcript is meant for us: without the wake word."""
+    lead_frames: int | None = None
+    """Frames ahead of playback, when the device needs others than the settings say."""
     stamps: Stamps = field(default_factory=Stamps)
     text: str = ""
     language: str = "en"
@@ -325,7 +327,7 @@ class Turn:
     # -- play --------------------------------------------------------------------------------------------------------------
     async def _play(self, frames: asyncio.Queue[str | bytes | None]) -> None:
         """Send each frame when the playback clock says so, and a sentence's text with its first frame."""
-        pacer = Pacer(frame_s=self.audio.frame_ms / 1000, lead_frames=self.audio.lead_frames)
+        pacer = Pacer(frame_s=self.audio.frame_ms / 1000, lead_frames=self.lead_frames or self.audio.lead_frames)
         pending = ""
         while (item := await frames.get()) is not None:
             if isinstance(item, str):

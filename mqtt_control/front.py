@@ -132,16 +132,23 @@ class Front:
         self._all_gone = asyncio.Event()
         self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
-    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None) -> int:
+    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
         May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
-        when the address cannot be had. Cancellation leaves nothing listening that was not before.
+        when the address cannot be had. With `reuse_port` other processes may listen there too (SO_REUSEPORT). Cancellation
+        leaves nothing listening that was not before.
         """
         loop = asyncio.get_running_loop()
         handshake_s = self.options.connect_timeout_s if ssl else None
         server = await loop.create_server(
-            lambda: _Peer(self, loop), host or None, port, ssl=ssl, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=handshake_s
+            lambda: _Peer(self, loop),
+            host or None,
+            port,
+            ssl=ssl,
+            backlog=LISTEN_BACKLOG,
+            reuse_port=reuse_port or None,
+            ssl_handshake_timeout=handshake_s,
         )
         self._servers.append(server)
         for listening in server.sockets:
@@ -150,14 +157,18 @@ class Front:
         log.info("listening for devices", host=host, port=bound, tls=ssl is not None)
         return bound
 
+    def stop_listening(self) -> None:
+        """Accept no new connections; those that are there go on."""
+        for server in self._servers:
+            server.close()
+
     async def aclose(self) -> None:
         """Stop listening, send what is queued, close every connection; each device's listener callback comes before this returns.
 
         A closed front stays closed. When cancelled, everything is closed all the same, without waiting for queued bytes.
         """
         self._closing = True
-        for server in self._servers:
-            server.close()
+        self.stop_listening()
         for peer in list(self._peers):
             peer.shut()
         try:

@@ -69,6 +69,8 @@ class Features(Struct, frozen=True):
     aec: bool = False
     mcp: bool = False
     glyph_push: bool = False
+    aead: Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=8)] = ()
+    """Authenticated encryptions of audio that the device can do, best first; no stock firmware has any (docs/wire-aead.md)."""
 
 
 class TextFont(Struct, frozen=True):

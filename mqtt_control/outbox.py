@@ -77,6 +77,5 @@ class Outbox:
         return sum(self.release(device_id) for device_id in list(self._held))
 
     def drop(self, device_id: str) -> None:
-        """The device is gone: nothing waits for it any longer."""
+        """The device is gone: nothing is held for it any longer. What may be sent is still sent (a goodbye, for one)."""
         self._held.pop(device_id, None)
-        self._ready = deque(item for item in self._ready if item[0] != device_id)

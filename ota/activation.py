@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ota.token_bucket import TokenBuckets
 
@@ -20,6 +20,7 @@ MAX_OFFERS = 1000
 
 Pair: TypeAlias = tuple[str, str]
 """Device-Id and Client-Id."""
+OfferState: TypeAlias = Literal["none", "pending", "confirmed"]
 
 
 class ActivationError(Exception):
@@ -114,13 +115,13 @@ class Activations:
         if entry := self._by_pair.get(pair):
             entry.confirmed = False
 
-    def state(self, pair: Pair, *, challenge: str | None, now: float) -> Literal["none", "pending", "confirmed"]:
+    def state(self, pair: Pair, *, challenge: str | None, now: float) -> OfferState:
         """How far this pair is. ``challenge`` None: the device does not return one (activation version 1).
 
         ``none`` also for a wrong challenge, and for one that expired.
         """
         entry = self._live(pair, now)
-        if entry is None or (challenge is not None and not _equal(challenge, entry.offer.challenge)):
+        if entry is None or (challenge is not None and not same_challenge(challenge, entry.offer.challenge)):
             return "none"
         return "confirmed" if entry.confirmed else "pending"
 
@@ -133,6 +134,10 @@ class Activations:
         """Serial number and HMAC as the device told them, empty when it did not."""
         entry = self._by_pair.get(pair)
         return (entry.serial_number, entry.hmac) if entry else ("", "")
+
+    def serial_numbers(self) -> dict[Pair, str]:
+        """The serial numbers that devices told, by pair."""
+        return {pair: entry.serial_number for pair, entry in self._by_pair.items() if entry.serial_number}
 
     def _live(self, pair: Pair, now: float) -> _Entry | None:
         entry = self._by_pair.get(pair)
@@ -156,5 +161,45 @@ class Activations:
                 return code
 
 
-def _equal(given: str, genuine: str) -> bool:
+class Codes(Protocol):
+    """What the HTTP side asks: :class:`Activations`, but each answer may have to be fetched.
+
+    Those that several processes share raise StoreError as well.
+    """
+
+    async def offer(self, pair: Pair, *, source: str, now: float) -> Offer: ...
+    async def confirm(self, code: str, *, source: str, now: float) -> Pair: ...
+    async def unconfirm(self, pair: Pair) -> None: ...
+    async def state(self, pair: Pair, *, challenge: str | None, now: float) -> OfferState: ...
+    async def record_proof(self, pair: Pair, *, serial_number: str, hmac_hex: str) -> None: ...
+    async def serial_numbers(self) -> dict[Pair, str]: ...
+
+
+class LocalCodes:
+    """The :class:`Codes` of a process that shares them with no other."""
+
+    def __init__(self, activations: Activations) -> None:
+        self._activations = activations
+
+    async def offer(self, pair: Pair, *, source: str, now: float) -> Offer:
+        return self._activations.offer(pair, source=source, now=now)
+
+    async def confirm(self, code: str, *, source: str, now: float) -> Pair:
+        return self._activations.confirm(code, source=source, now=now)
+
+    async def unconfirm(self, pair: Pair) -> None:
+        self._activations.unconfirm(pair)
+
+    async def state(self, pair: Pair, *, challenge: str | None, now: float) -> OfferState:
+        return self._activations.state(pair, challenge=challenge, now=now)
+
+    async def record_proof(self, pair: Pair, *, serial_number: str, hmac_hex: str) -> None:
+        self._activations.record_proof(pair, serial_number=serial_number, hmac_hex=hmac_hex)
+
+    async def serial_numbers(self) -> dict[Pair, str]:
+        return self._activations.serial_numbers()
+
+
+def same_challenge(given: str, genuine: str) -> bool:
+    """Compared in constant time."""
     return hmac.compare_digest(given.encode(errors="replace"), genuine.encode())

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from starlette.applications import Starlette
@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mqtt_control.identity import IdentityError, parse_mac
-from ota.activation import Activations, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
+from ota.activation import Activations, Codes, LocalCodes, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
 from ota.broker import BrokerHandOff
 from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
 from ota.devices import Device, DeviceStore, Enrolment, StoreError
@@ -40,6 +40,8 @@ _log = structlog.get_logger(__name__)
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_PROOF_CHARS = 128
+
+DeviceStats: TypeAlias = Callable[[str], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +78,23 @@ class OtaStats:
 def build_app(
     *,
     store: DeviceStore,
-    activations: Activations,
+    activations: Activations | Codes,
     endpoints: Callable[[], Endpoints],
     ready: Callable[[], bool],
-    metrics: Callable[[], bytes],
+    metrics: Callable[[], bytes | Awaitable[bytes]],
+    device_stats: DeviceStats = lambda _: None,
     options: OtaOptions = OtaOptions(),
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
 
+    ``device_stats`` gives what is known about a device's audio by its Device-Id, ready for JSON; None when it was not seen.
     ``extra_routes`` are served besides, after ours.
     """
     stats = OtaStats()
-    fleet = _Fleet(store, activations, endpoints, options, stats)
-    admin = _Admin(store, activations, options, stats)
+    codes = LocalCodes(activations) if isinstance(activations, Activations) else activations
+    fleet = _Fleet(store, codes, endpoints, options, stats)
+    admin = _Admin(store, codes, options, stats, device_stats)
     routes = [
         Route("/", fleet.about),
         *(Route(path, fleet.ask, methods=["GET", "POST", "DELETE"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
@@ -100,6 +105,7 @@ def build_app(
         Route("/api/devices", admin.devices),
         Route("/api/devices/approve", admin.approve, methods=["POST"]),
         Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
+        Route("/api/devices/{device_id}/stats", admin.statistics),
         Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
         *extra_routes,
     ]
@@ -113,7 +119,7 @@ class _Fleet:
     """What devices ask."""
 
     def __init__(
-        self, store: DeviceStore, activations: Activations, endpoints: Callable[[], Endpoints], options: OtaOptions, stats: OtaStats
+        self, store: DeviceStore, activations: Codes, endpoints: Callable[[], Endpoints], options: OtaOptions, stats: OtaStats
     ) -> None:
         self._store = store
         self._activations = activations
@@ -164,7 +170,7 @@ class _Fleet:
             endpoints=endpoints,
             credentials=credentials,
             websocket=websocket,
-            activation=None if approved else self._notice(enrolment, device, request),
+            activation=None if approved else await self._notice(enrolment, device, request),
             device_version=read_version(request, body),
             now_ms=int(datetime.now(UTC).timestamp() * 1000),
             timezone_offset_min=self._timezone_offset_min(),
@@ -188,22 +194,22 @@ class _Fleet:
         challenge = proof.get("challenge")
         pair = (identity.device_id, identity.client_id)
         told = None if challenge is None else text_of(challenge, limit=MAX_PROOF_CHARS)
-        state = self._activations.state(pair, challenge=told, now=_now_s())
+        state = await self._activations.state(pair, challenge=told, now=_now_s())
         if state == "none" and (challenge is not None or not self._store.is_approved(pair)):
             raise HTTPException(403, "no activation is under way for this device with this challenge; check the version again")
         if told is not None:
             serial_number, proof_hex = (text_of(proof.get(key), limit=MAX_PROOF_CHARS) for key in ("serial_number", "hmac"))
-            self._activations.record_proof(pair, serial_number=serial_number, hmac_hex=proof_hex)
+            await self._activations.record_proof(pair, serial_number=serial_number, hmac_hex=proof_hex)
         if not self._store.is_approved(pair):
             self._stats.activations_pending += 1
             return JSONResponse({"status": "waiting for confirmation"}, status_code=202)
         self._stats.activations_confirmed += 1
         return JSONResponse({"status": "activated"})
 
-    def _notice(self, enrolment: Enrolment, device: Device, request: Request) -> ActivationNotice:
+    async def _notice(self, enrolment: Enrolment, device: Device, request: Request) -> ActivationNotice:
         source = read_source(request)
         try:
-            offer = self._activations.offer(device.pair, source=source, now=_now_s())
+            offer = await self._activations.offer(device.pair, source=source, now=_now_s())
         except TooManyOffersError as error:
             raise HTTPException(503, f"{error}; try again later", headers={"Retry-After": "600"}) from error
         if offer.fresh:
@@ -238,16 +244,18 @@ class _Fleet:
 class _Admin:
     """What people ask, with the token."""
 
-    def __init__(self, store: DeviceStore, activations: Activations, options: OtaOptions, stats: OtaStats) -> None:
+    def __init__(self, store: DeviceStore, activations: Codes, options: OtaOptions, stats: OtaStats, device_stats: DeviceStats) -> None:
         self._store = store
         self._activations = activations
+        self._device_stats = device_stats
         self._token = options.admin_token.encode()
         self._stats = stats
         self._failures = TokenBuckets(rate_per_s=1 / 30, burst=20)
 
     async def devices(self, request: Request) -> Response:
         self._authorise(request)
-        return JSONResponse({"devices": [self._describe(device) for device in self._store.all()]})
+        serial_numbers = await self._activations.serial_numbers()
+        return JSONResponse({"devices": [self._describe(device, serial_numbers) for device in self._store.all()]})
 
     async def approve(self, request: Request) -> Response:
         source = self._authorise(request)
@@ -255,7 +263,7 @@ class _Admin:
         if not code:
             raise HTTPException(400, 'the body must be {"code": "123456"}')
         try:
-            pair = self._activations.confirm(code, source=source, now=_now_s())
+            pair = await self._activations.confirm(code, source=source, now=_now_s())
         except UnknownCodeError as error:
             raise HTTPException(404, str(error)) from error
         except TooManyAttemptsError as error:
@@ -263,10 +271,10 @@ class _Admin:
         try:
             device = await self._store.approve(*pair)
         except BaseException:
-            self._activations.unconfirm(pair)
+            await self._activations.unconfirm(pair)
             raise
         _log.info("a device was approved", device_id=device.device_id, source=source)
-        return JSONResponse(self._describe(device))
+        return JSONResponse(self._describe(device, await self._activations.serial_numbers()))
 
     async def forget(self, request: Request) -> Response:
         source = self._authorise(request)
@@ -282,7 +290,16 @@ class _Admin:
         if device is None:
             raise HTTPException(404, "there is no such approved device")
         _log.info("a device's credentials were replaced; it must be restarted", device_id=device.device_id, source=source)
-        return JSONResponse(self._describe(device))
+        return JSONResponse(self._describe(device, await self._activations.serial_numbers()))
+
+    async def statistics(self, request: Request) -> Response:
+        self._authorise(request)
+        device_id = _path_device_id(request)
+        statistics = self._device_stats(device_id)
+        if statistics is None:
+            known = self._store.get(device_id) is not None
+            raise HTTPException(404, "the device has not connected since the server started" if known else "there is no such device")
+        return JSONResponse({"device_id": device_id, **statistics})
 
     def _authorise(self, request: Request) -> str:
         """The source of the request. HTTP 404 when the API is off, 401 for a wrong token, 429 after many wrong ones."""
@@ -298,16 +315,15 @@ class _Admin:
             raise HTTPException(401, "the bearer token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
         return source
 
-    def _describe(self, device: Device) -> dict[str, Any]:
+    def _describe(self, device: Device, serial_numbers: dict[tuple[str, str], str]) -> dict[str, Any]:
         """A device as JSON. The Client-Id stays out: it is half of what proves a device to be itself."""
-        serial_number, _ = self._activations.proof(device.pair)
         return {
             "device_id": device.device_id,
             "status": device.status,
             "alias": device.alias,
             "board": device.facts.board,
             "firmware": device.facts.firmware,
-            "serial_number": serial_number,
+            "serial_number": serial_numbers.get(device.pair, ""),
             "replaces_known": device.status == "pending" and not self._is_new(device),
             "first_seen": device.first_seen.isoformat(timespec="seconds"),
             "last_seen": device.last_seen.isoformat(timespec="seconds"),
@@ -355,10 +371,11 @@ def _readyz(ready: Callable[[], bool]) -> Callable[[Request], Any]:
     return readyz
 
 
-def _metrics(metrics: Callable[[], bytes]) -> Callable[[Request], Any]:
+def _metrics(metrics: Callable[[], bytes | Awaitable[bytes]]) -> Callable[[Request], Any]:
     async def serve(request: Request) -> Response:
         del request
-        return Response(metrics(), headers={"Content-Type": PROMETHEUS_TEXT})
+        text = metrics()
+        return Response(text if isinstance(text, bytes) else await text, headers={"Content-Type": PROMETHEUS_TEXT})
 
     return serve
 

@@ -1,7 +1,8 @@
 """The device registry: who is let in, with which secret. SQLite on disk, everything in memory for look-ups.
 
 Only approved devices are written; those that wait for a person are kept in memory, bounded, and come again by
-themselves. One process owns the file. Errors that an operator can mend are :class:`StoreError`, with a sentence.
+themselves. One process owns the file; :mod:`ota.shared_devices` is for several. Errors that an operator can mend are
+:class:`StoreError`, with a sentence.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SEEN_RESOLUTION = timedelta(minutes=1)
 """How exact `last_seen` is on disk: a device that asks again within it costs no write."""
 
 EnrolmentMode: TypeAlias = Literal["open", "code", "closed"]
+EnrolmentState: TypeAlias = Literal["approved", "pending", "other_client", "refused"]
 T = TypeVar("T")
 
 _SCHEMA = """
@@ -43,8 +45,8 @@ CREATE TABLE IF NOT EXISTS devices (
   first_seen TEXT NOT NULL, last_seen TEXT NOT NULL, board TEXT NOT NULL, firmware TEXT NOT NULL, alias TEXT NOT NULL
 ) WITHOUT ROWID
 """
-_UPSERT = "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT device_id, client_id, secret, device_group, first_seen, last_seen, board, firmware, alias FROM devices"
+UPSERT = "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT = "SELECT device_id, client_id, secret, device_group, first_seen, last_seen, board, firmware, alias FROM devices"
 
 
 class StoreError(Exception):
@@ -90,7 +92,7 @@ class Enrolment:
     ``refused``: unknown and nobody is let in, or the registry is full.
     """
 
-    state: Literal["approved", "pending", "other_client", "refused"]
+    state: EnrolmentState
     device: Device | None
 
 
@@ -150,7 +152,7 @@ class DeviceStore:
     # -- look-ups ------------------------------------------------------------------------------------------------------
     def get(self, device_id: str) -> Device | None:
         """The approved device, or the pending one that asked last."""
-        if device := self._devices.get(device_id):
+        if device := self._approved(device_id):
             return device
         return next((device for pair, device in reversed(self._pending.items()) if pair[0] == device_id), None)
 
@@ -160,7 +162,7 @@ class DeviceStore:
 
     def is_approved(self, pair: tuple[str, str]) -> bool:
         """Whether this very pair is let in."""
-        device = self._devices.get(pair[0])
+        device = self._approved(pair[0])
         return device is not None and device.pair == pair
 
     def authenticate(self, client_id: str, username: str, password: bytes) -> DeviceIdentity | None:
@@ -186,7 +188,7 @@ class DeviceStore:
 
     def approved(self, device_id: str) -> DeviceIdentity | None:
         """The approved device of this id, where somebody else has authenticated it (the user's broker)."""
-        device = self._devices.get(device_id)
+        device = self._approved(device_id)
         return device.identity if device else None
 
     def bearer(self, device: Device) -> str:
@@ -195,7 +197,7 @@ class DeviceStore:
 
     def authenticate_bearer(self, identity: DeviceIdentity, token: str) -> bool:
         """Whether this very device is approved and the token its own. Does the same work for unknown devices as for known ones."""
-        device = self._devices.get(identity.device_id)
+        device = self._approved(identity.device_id)
         known = device is not None and device.identity == identity
         genuine = verify_bearer(device.secret if device and known else self._decoy, identity, token, purpose=WEBSOCKET)
         if not (known and genuine):
@@ -213,17 +215,17 @@ class DeviceStore:
         identity = DeviceIdentity(device_id, client_id, DEFAULT_GROUP)
         async with self._changing:
             known = self._devices.get(device_id)
-            if known and known.identity.client_id == client_id:
-                return Enrolment("approved", await self._seen(known, facts))
-            if known:
-                self.stats.other_client += 1
-                return Enrolment("other_client", self._wait(identity, facts))
-            if self._enrolment == "closed" or len(self._devices) >= self._max_devices:
-                self.stats.refused += 1
-                return Enrolment("refused", None)
-            if self._enrolment == "code":
-                return Enrolment("pending", self._wait(identity, facts))
-            return Enrolment("approved", await self._admit(identity, facts))
+            match self._verdict(known, client_id, count=len(self._devices)):
+                case "approved" if known:
+                    return Enrolment("approved", await self._seen(known, facts))
+                case "approved":
+                    return Enrolment("approved", await self._admit(identity, facts))
+                case "refused":
+                    self.stats.refused += 1
+                    return Enrolment("refused", None)
+                case waiting:
+                    self.stats.other_client += waiting == "other_client"
+                    return Enrolment(waiting, self._wait(identity, facts))
 
     async def approve(self, device_id: str, client_id: str) -> Device:
         """Let this pair in. Another Client-Id of the same device loses its access: the secret is a new one.
@@ -268,20 +270,27 @@ class DeviceStore:
             return True
 
     # -- inside --------------------------------------------------------------------------------------------------------
+    def _approved(self, device_id: str) -> Device | None:
+        return self._devices.get(device_id)
+
     def _named_by(self, client_id: str) -> Device | None:
         try:
             identity = parse_client_id(client_id)
         except IdentityError:
             return None
-        device = self._devices.get(identity.device_id)
+        device = self._approved(identity.device_id)
         return device if device and device.identity == identity else None
 
+    def _verdict(self, known: Device | None, client_id: str, *, count: int) -> EnrolmentState:
+        if known:
+            return "approved" if known.identity.client_id == client_id else "other_client"
+        if self._enrolment == "closed" or count >= self._max_devices:
+            return "refused"
+        return "pending" if self._enrolment == "code" else "approved"
+
     async def _admit(self, identity: DeviceIdentity, facts: DeviceFacts) -> Device:
-        now = self._now()
         known = self._devices.get(identity.device_id)
-        first_seen, alias = (known.first_seen, known.alias) if known else (now, "")
-        secret = secrets.token_bytes(SECRET_BYTES)
-        device = Device(identity, "approved", first_seen, now, facts, alias, secret)
+        device = admitted(identity, known, facts, self._now())
         await self._put(device, revoke=known is not None)
         self._pending.pop(device.pair, None)
         self.stats.enrolled += 1
@@ -289,11 +298,9 @@ class DeviceStore:
 
     async def _seen(self, known: Device, facts: DeviceFacts) -> Device:
         """Note the visit. A disk that cannot be written does not keep out a device that is known."""
-        now = self._now()
-        facts = DeviceFacts(facts.board or known.facts.board, facts.firmware or known.facts.firmware)
-        if facts == known.facts and now - known.last_seen < SEEN_RESOLUTION:
+        device = visited(known, facts, self._now())
+        if device is known:
             return known
-        device = replace(known, last_seen=now, facts=facts)
         try:
             await self._put(device)
         except StoreError as error:
@@ -303,7 +310,7 @@ class DeviceStore:
         return device
 
     async def _put(self, device: Device, *, revoke: bool = False) -> Device:
-        await self._on_disk(lambda: self._execute(_UPSERT, _row(device)))
+        await self._on_disk(lambda: self._execute(UPSERT, row_of(device)))
         self._devices[device.device_id] = device
         if revoke:
             self.on_revoked(device.device_id)
@@ -326,18 +333,15 @@ class DeviceStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(_sentence(self._path, error)) from error
+            raise StoreError(sentence(self._path, error)) from error
 
     # -- writer thread -------------------------------------------------------------------------------------------------
     def _open(self) -> list[Device]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # The file holds secrets. SQLite gives its journal files the same mode.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._path.chmod(0o600)
+        create_file(self._path)
         database = sqlite3.connect(self._path, isolation_level=None, timeout=5)
         try:
-            _prepare(database, self._path)
-            devices = [_device(row) for row in database.execute(_SELECT)]
+            prepare(database, self._path)
+            devices = [device_of(row) for row in database.execute(SELECT)]
         except (ValueError, TypeError) as error:
             database.close()
             raise StoreError(f"device registry {self._path}: it holds a device that cannot be one: restore a copy") from error
@@ -358,14 +362,36 @@ class DeviceStore:
             self._database = None
 
 
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
+def admitted(identity: DeviceIdentity, known: Device | None, facts: DeviceFacts, now: datetime) -> Device:
+    """The record of a device that is let in, with a new secret; what is ``known`` of it stays."""
+    first_seen, alias = (known.first_seen, known.alias) if known else (now, "")
+    return Device(identity, "approved", first_seen, now, facts, alias, secrets.token_bytes(SECRET_BYTES))
+
+
+def visited(known: Device, facts: DeviceFacts, now: datetime) -> Device:
+    """The record after a visit; the very same one when there is nothing worth writing."""
+    facts = DeviceFacts(facts.board or known.facts.board, facts.firmware or known.facts.firmware)
+    if facts == known.facts and now - known.last_seen < SEEN_RESOLUTION:
+        return known
+    return replace(known, last_seen=now, facts=facts)
+
+
+def create_file(path: Path) -> None:
+    """The file, made when there is none. It holds secrets; SQLite gives its journal files the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+
+
+def prepare(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise StoreError(f"device registry {path}: a newer version of this program wrote it: update, or name another data_dir")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(_SCHEMA)
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if version != SCHEMA_VERSION:
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def read_registry(path: Path) -> list[Device]:
@@ -374,9 +400,9 @@ def read_registry(path: Path) -> list[Device]:
         raise StoreError(f"device registry {path}: there is none; has the server run with this data_dir?")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
-            return [_device(row) for row in database.execute(f"{_SELECT} ORDER BY device_id")]
+            return [device_of(row) for row in database.execute(f"{SELECT} ORDER BY device_id")]
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(_sentence(path, error)) from error
+        raise StoreError(sentence(path, error)) from error
     except (ValueError, TypeError) as error:
         raise StoreError(f"device registry {path}: it holds a device that cannot be one: restore a copy") from error
 
@@ -385,7 +411,7 @@ def _ignore(device_id: str) -> None:
     del device_id
 
 
-def _row(device: Device) -> tuple[object, ...]:
+def row_of(device: Device) -> tuple[object, ...]:
     return (
         device.device_id,
         device.identity.client_id,
@@ -399,7 +425,7 @@ def _row(device: Device) -> tuple[object, ...]:
     )
 
 
-def _device(row: tuple[str, str, bytes, str, str, str, str, str, str]) -> Device:
+def device_of(row: tuple[str, str, bytes, str, str, str, str, str, str]) -> Device:
     device_id, client_id, secret, group, first_seen, last_seen, board, firmware, alias = row
     return Device(
         DeviceIdentity(device_id, client_id, group),
@@ -422,7 +448,7 @@ _SENTENCES = {
 }
 
 
-def _sentence(path: Path, error: Exception) -> str:
+def sentence(path: Path, error: Exception) -> str:
     name = getattr(error, "sqlite_errorname", "") or ""
     known = next((text for prefix, text in _SENTENCES.items() if name.startswith(prefix)), None)
     return f"device registry {path}: {known or str(error)}"

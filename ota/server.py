@@ -54,8 +54,8 @@ class HttpServer:
         self._group = group
         self._server: _Server | None = None
 
-    async def start(self, app: ASGIApp, host: str, port: int, *, max_websocket_message_bytes: int = 0) -> int:
-        """Listen (port 0: any free one) and return the port. Raises ListenError.
+    async def start(self, app: ASGIApp, host: str, port: int, *, max_websocket_message_bytes: int = 0, reuse_port: bool = False) -> int:
+        """Listen (port 0: any free one) and return the port; with ``reuse_port`` beside other processes. Raises ListenError.
 
         With ``max_websocket_message_bytes`` WebSockets are served: what sends a larger message is closed, as is what does not
         answer a ping.
@@ -64,7 +64,7 @@ class HttpServer:
         """
         if self._server is not None:
             raise RuntimeError("the server has been started")
-        listener = _listen(host, port)
+        listener = _listen(host, port, reuse_port=reuse_port)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -117,10 +117,10 @@ def _websocket_protocol() -> type[asyncio.Protocol]:
     return BoundedWebSocket
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
     except OSError as error:
         raise ListenError(error.errno, _sentence(host, port, error)) from error
 

@@ -186,15 +186,27 @@ class Log(Branch):
     tracebacks: bool = Field(False, description="true: errors come with their traceback")
 
 
+class MetricsExport(Branch):
+    """What ``/metrics`` shows."""
+
+    per_device: Literal["auto", "on", "off"] = Field("auto", description="series of each device; auto: while there are at most 50")
+
+    @field_validator("per_device", mode="before")
+    @classmethod
+    def _yaml_words(cls, value: object) -> object:
+        """YAML reads on and off as booleans."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Limits(Branch):
     """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
 
-    connections_per_minute: int = Field(1200, ge=1, description="new MQTT connections from one address")
+    connections_per_minute: int = Field(3000, ge=1, description="new MQTT connections from one address")
     failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
     turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
-    device_connections_per_minute: int = Field(60, ge=1, description="MQTT connections of one device")
-    device_hellos_per_minute: int = Field(60, ge=1, description="sessions that one device opens")
-    ota_requests_per_minute: int = Field(1200, ge=1, description="OTA requests from one address")
+    device_connections_per_minute: int = Field(120, ge=1, description="MQTT connections of one device")
+    device_hellos_per_minute: int = Field(1200, ge=1, description="sessions that one device opens")
+    ota_requests_per_minute: int = Field(3000, ge=1, description="OTA requests from one address")
     exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
 
     @field_validator("exempt")
@@ -230,6 +242,7 @@ class SettingsTree(Branch):
         "open",
         description="open: a new device is let in at once; code: it shows a code that a person confirms; closed: only known devices",
     )
+    workers: int = Field(1, ge=1, le=256, description="processes that share the load, each with engines of its own (docs/workers.md)")
     audio: Audio = Audio()
     session: Session = Session()
     assistant: Assistant = Assistant()
@@ -241,4 +254,5 @@ class SettingsTree(Branch):
     models: Models = Models()
     limits: Limits = Limits()
     admin: Admin = Admin()
+    metrics: MetricsExport = MetricsExport()
     log: Log = Log()

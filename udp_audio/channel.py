@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from udp_audio.address import RUN_PACKETS, Address, PeerAddress
-from udp_audio.cipher import SessionCipher
+from udp_audio.cipher import Encryption, datagram_cipher
 from udp_audio.jitter import JitterBuffer, ReceptionStats
 from udp_audio.opus import plausible
 from udp_audio.packet import MAX_DOWNLINK_PAYLOAD_BYTES, Header, downlink_header, uplink_nonce
@@ -45,6 +45,8 @@ class ChannelStats:
     old: int = 0
     far_ahead: int = 0
     implausible: int = 0
+    forged: int = 0
+    """Not authentic; in an authenticated session only."""
     distrusted: int = 0
     """Plausible packets dropped because their address or sequence number was never confirmed."""
     queue_dropped: int = 0
@@ -60,15 +62,28 @@ class ChannelCore:
     A packet is decrypted only if its number is new, and its number and address count only once its plaintext is plausible
     Opus of the announced duration. What comes from an unconfirmed address, or jumps ahead by more than a replay window,
     is kept until three such packets came in a row; then all of them count.
+
+    In an authenticated session (``encryption`` with a tag) nothing has to be guessed: what is authentic and new counts at once,
+    its address with it, and anything else changes nothing.
     """
 
-    def __init__(self, *, ssrc: int, key: bytes, frame_ms: int, mqtt_ip: str | None, counter_start: int, now: float) -> None:
+    def __init__(
+        self,
+        *,
+        ssrc: int,
+        key: bytes,
+        frame_ms: int,
+        mqtt_ip: str | None,
+        counter_start: int,
+        now: float,
+        encryption: Encryption = "aes-128-ctr",
+    ) -> None:
         """``counter_start``: random start of the number in downlink bytes 4..7."""
         self.ssrc = ssrc
         self.nonce = uplink_nonce(ssrc)
         self.address = PeerAddress(mqtt_ip=mqtt_ip)
         self.last_received_at: float | None = None
-        self._cipher = SessionCipher(key)
+        self._cipher = datagram_cipher(encryption, key)
         self._replay = ReplayWindow(max_forward=_MAX_FORWARD)
         self._jitter: JitterBuffer[UplinkFrame] = JitterBuffer(frame_s=frame_ms / 1000)
         self.stats = ChannelStats(reception=self._jitter.stats)
@@ -86,6 +101,11 @@ class ChannelCore:
         return self._jitter.deadline
 
     @property
+    def jitter_hold_s(self) -> float:
+        """How long a gap is waited for at present (:class:`udp_audio.jitter.HoldTime`)."""
+        return self._jitter.hold_s
+
+    @property
     def has_frames(self) -> bool:
         """Whether :meth:`take` would return something."""
         return bool(self._frames)
@@ -100,6 +120,12 @@ class ChannelCore:
             self.stats.old += 1
             return
         opus = self._cipher.decrypt(datagram)
+        if opus is None:
+            self.stats.forged += 1
+            return
+        if self._cipher.authenticated:
+            self._believe(header, opus, address, now)
+            return
         if not plausible(opus, frame_ms=self._frame_ms):
             self.stats.implausible += 1
             self._runs.pop(address, None)
@@ -124,9 +150,9 @@ class ChannelCore:
     def send(self, opus: bytes, *, timestamp_ms: int) -> bytes | None:
         """The next datagram to the device, or None when its address is not known yet: the frame then waits.
 
-        Raises ValueError if ``opus`` is empty or larger than a datagram may be (1384 bytes).
+        Raises ValueError if ``opus`` is empty or larger than a datagram may be (1384 bytes, less the tag where there is one).
         """
-        if not 0 < len(opus) <= MAX_DOWNLINK_PAYLOAD_BYTES:
+        if not 0 < len(opus) <= MAX_DOWNLINK_PAYLOAD_BYTES - self._cipher.overhead_bytes:
             raise ValueError(f"a downlink packet cannot carry {len(opus)} bytes")
         if self.address.current is not None:
             return self._seal(opus, timestamp_ms)
@@ -153,9 +179,22 @@ class ChannelCore:
         self._sequence += 1
         self.stats.sent += 1
         header = downlink_header(
-            length=len(opus), counter=self._counter_start + self._sequence, timestamp_ms=timestamp_ms, sequence=self._sequence
+            length=len(opus) + self._cipher.overhead_bytes,
+            counter=self._counter_start + self._sequence,
+            timestamp_ms=timestamp_ms,
+            sequence=self._sequence,
         )
         return self._cipher.encrypt(header, opus)
+
+    def _believe(self, header: Header, opus: bytes, address: Address, now: float) -> None:
+        """Takes in an authentic packet that is new. Only one newer than all others tells where the device is now."""
+        if header.sequence > self._replay.highest and address != self.address.current:
+            self._move(address, now)
+        if plausible(opus, frame_ms=self._frame_ms):
+            self._accept(UplinkFrame(opus, header.sequence, header.timestamp, lost=False, received_at=now), now)
+        else:
+            self._replay.commit(header.sequence)
+            self.stats.implausible += 1
 
     def _weigh(self, frame: UplinkFrame, verdict: Verdict, address: Address, now: float) -> None:
         """Decides about a plausible packet from another address or from far ahead."""

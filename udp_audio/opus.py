@@ -41,7 +41,10 @@ _SET_BITRATE = 4002
 _SET_VBR = 4006
 _SET_COMPLEXITY = 4010
 _SET_INBAND_FEC = 4012
+_SET_PACKET_LOSS_PERC = 4014
 _SET_DTX = 4016
+_FEC_LOSS_PERCENT = 20
+"""What the encoder is told to expect: for a loss of 0 % it adds no error correction."""
 _SET_SIGNAL = 4024
 
 
@@ -54,6 +57,7 @@ def _frame_durations_us() -> tuple[int, ...]:
 
 _FRAME_US: Final = _frame_durations_us()
 _STEREO = 0x04
+_FIRST_CELT_CONFIG = 16
 
 
 def plausible(opus: bytes, *, frame_ms: int | None) -> bool:
@@ -79,6 +83,46 @@ def packet_duration_ms(opus: bytes) -> float:
 def is_dtx(opus: bytes) -> bool:
     """Whether this is a packet of discontinuous transmission: a TOC byte and at most a frame count, no audio."""
     return 1 <= len(opus) <= 2
+
+
+def carries_fec(opus: bytes) -> bool:
+    """Whether a packet carries error correction for the one before it: the LBRR flag of its first SILK frame.
+
+    RFC 6716 §4.2.3, §4.2.4: the header bits of the SILK layer are the first bits of the first Opus frame, one voice activity
+    flag for each 20 ms, then the LBRR flag. False for CELT, which has none, and for malformed packets. Never raises.
+    """
+    if not opus or opus[0] >> 3 >= _FIRST_CELT_CONFIG or opus[0] & _STEREO:
+        return False
+    start, end = _first_frame(opus)
+    if start >= end:
+        return False
+    silk_frames = max(1, _FRAME_US[opus[0]] // 20_000)
+    return bool(opus[start] >> (7 - silk_frames) & 1)
+
+
+def _first_frame(opus: bytes) -> tuple[int, int]:
+    """Where the first frame begins and ends; empty if the packet is malformed (RFC 6716 §3.2)."""
+    if not _duration_us(opus):
+        return 0, 0
+    match opus[0] & 3:
+        case 0:
+            return 1, len(opus)
+        case 1:
+            return 1, 1 + (len(opus) - 1) // 2
+        case 2:
+            length, used = _frame_length(opus, 1)
+            return 1 + used, 1 + used + length
+        case _:
+            start, end = _without_padding(opus)
+            if not opus[1] & 0x80:
+                return start, start + (end - start) // (opus[1] & 0x3F)
+            count = opus[1] & 0x3F
+            length, position = end - start, start
+            for number in range(count - 1):
+                coded, used = _frame_length(opus, position)
+                position += used
+                length = coded if number == 0 else length
+            return position, position + length
 
 
 def _duration_us(opus: bytes) -> int:
@@ -231,6 +275,7 @@ class OpusEncoder:
             (_SET_SIGNAL, _SIGNAL_VOICE),
             (_SET_DTX, 0),
             (_SET_INBAND_FEC, int(fec)),
+            (_SET_PACKET_LOSS_PERC, _FEC_LOSS_PERCENT if fec else 0),
         ):
             self._check(self._lib.opus_encoder_ctl(self._state, request, ctypes.c_int(value)))
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+MAX_BURST_FRAMES = 5
+_GAINING = 0.75
+"""Frame durations from one frame to the next while a long lead is built."""
+
 
 class Pacer:
     """The playback clock of one answer.
 
     The first ``lead_frames`` go out at once, then one a frame duration on an absolute clock, so that lateness of single
-    frames does not add up. The device is modelled as playing from the first frame on without a pause; it never holds more
-    than ``lead_frames`` by that model. When a stall has run the model dry by more than half a frame (the device's own
-    output buffer is longer), that is an underrun: the clock starts afresh, and a new lead is built.
+    frames does not add up. Of a lead of more than 5 frames, only 5 go out at once: small queues and slow modems take no more;
+    the rest is gained a quarter of a frame at a time. The device is modelled as playing from the first frame on without a
+    pause; it never holds more than ``lead_frames`` by that model. When a stall has run the model dry by more than half a frame
+    (the device's own output buffer is longer), that is an underrun: the clock starts afresh, and a new lead is built.
 
     Times are those of one monotonic clock, in seconds.
     """
 
-    __slots__ = ("_frame_s", "_lead_frames", "_sent", "_start", "underruns")
+    __slots__ = ("_burst_frames", "_frame_s", "_lead_frames", "_sent", "_start", "underruns")
 
     def __init__(self, *, frame_s: float, lead_frames: int) -> None:
         """``frame_s`` > 0, ``lead_frames`` >= 1, else ValueError."""
@@ -22,6 +27,7 @@ class Pacer:
             raise ValueError(f"cannot pace frames of {frame_s} s with a lead of {lead_frames}")
         self._frame_s = frame_s
         self._lead_frames = lead_frames
+        self._burst_frames = min(lead_frames, MAX_BURST_FRAMES)
         self._start = 0.0
         self._sent = 0  # since the clock was started
         self.underruns = 0
@@ -42,9 +48,11 @@ class Pacer:
 
     def next_send(self, now: float) -> float:
         """The absolute time at which the next frame may be sent; at or before ``now`` means at once."""
-        if self._sent < self._lead_frames or self._ran_dry(now):
+        if self._sent < self._burst_frames or self._ran_dry(now):
             return now
-        return self._start + (self._sent - self._lead_frames + 1) * self._frame_s
+        steady = (self._sent - self._lead_frames + 1) * self._frame_s
+        gaining = (self._sent - self._burst_frames + 1) * self._frame_s * _GAINING
+        return self._start + max(steady, gaining if self._burst_frames < self._lead_frames else steady)
 
     def sent(self, now: float) -> None:
         """Tells that a frame was sent at ``now``."""

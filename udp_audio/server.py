@@ -13,7 +13,7 @@ import structlog
 
 from udp_audio.address import Address
 from udp_audio.channel import ChannelCore, ChannelStats, UplinkFrame
-from udp_audio.cipher import KEY_BYTES
+from udp_audio.cipher import KEY_BYTES, Encryption
 from udp_audio.errors import ChannelClosed
 from udp_audio.packet import UPLINK_FLAGS, Header, parse
 
@@ -85,10 +85,11 @@ class AudioServer(asyncio.DatagramProtocol):
             )
         return _port_of(transport)
 
-    def open(self, *, frame_ms: int, peer_ip: str | None) -> AudioChannel:
+    def open(self, *, frame_ms: int, peer_ip: str | None, encryption: Encryption = "aes-128-ctr") -> AudioChannel:
         """A new channel, reachable from now on. Key and ssrc are random; no two open channels share an ssrc.
 
         ``frame_ms``: the packet duration the device announced. ``peer_ip``: where its MQTT connection comes from, if known.
+        ``encryption``: one with a tag only for a device that has asked for it.
         Raises RuntimeError if the server is not started.
         """
         if self._loop is None or self._transport is None:
@@ -98,7 +99,13 @@ class AudioServer(asyncio.DatagramProtocol):
             ssrc = secrets.randbits(32)
         key = secrets.token_bytes(KEY_BYTES)
         core = ChannelCore(
-            ssrc=ssrc, key=key, frame_ms=frame_ms, mqtt_ip=peer_ip, counter_start=secrets.randbits(32), now=self._loop.time()
+            ssrc=ssrc,
+            key=key,
+            frame_ms=frame_ms,
+            mqtt_ip=peer_ip,
+            counter_start=secrets.randbits(32),
+            now=self._loop.time(),
+            encryption=encryption,
         )
         channel = AudioChannel(server=self, core=core, key=key, loop=self._loop)
         self._channels[ssrc] = channel
@@ -202,9 +209,14 @@ class AudioChannel:
         return self._core.last_received_at
 
     @property
+    def jitter_hold_s(self) -> float:
+        """How long a missing packet is waited for at present."""
+        return self._core.jitter_hold_s
+
+    @property
     def unbelieved(self) -> int:
         """Packets that carried this ssrc and were not believed: undecipherable, or from an address that proved nothing."""
-        return self.stats.implausible + self.stats.distrusted
+        return self.stats.implausible + self.stats.forged + self.stats.distrusted
 
     async def receive(self) -> list[UplinkFrame]:
         """All frames that wait, oldest first, at least one. For one reader at a time.

@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 
 from bridge.device.datagram import Downlink, Received, Uplink
 from bridge.device.errors import HelloError
-from bridge.device.hello import Grant
+from bridge.device.hello import GCM, Grant
 from bridge.device.impairment import ImpairedLink, Impairment
 from bridge.device.profiles import Profile
 
@@ -20,7 +20,7 @@ OnPacket: TypeAlias = Callable[[Received], None]
 
 @dataclass(slots=True)
 class ChannelStats:
-    """``rejected`` is keyed by reason: short, type, length, sequence, empty."""
+    """``rejected`` is keyed by reason: short, type, length, sequence, tag, empty."""
 
     sent: int = 0
     sent_bytes: int = 0
@@ -71,11 +71,13 @@ class AudioChannel(asyncio.DatagramProtocol):
 
     def rekey(self, grant: Grant) -> None:
         """Take over key and nonce; both sequences start again. The socket stays."""
-        self._uplink = Uplink(grant.key, grant.nonce, keeps_nonce_timestamp=self._profile.keeps_nonce_timestamp)
+        aead = grant.encryption == GCM
+        self._uplink = Uplink(grant.key, grant.nonce, keeps_nonce_timestamp=self._profile.keeps_nonce_timestamp, aead=aead)
         self._downlink = Downlink(
             grant.key,
             checks=self._profile.checks_downlink,
             equal_sequence_accepted=self._profile.equal_sequence_accepted,
+            aead=aead,
         )
 
     def send(self, opus: bytes, *, timestamp: int = 0) -> None:

@@ -45,6 +45,7 @@ class CliOptions:
     mode: Mode = "auto"
     profile: str = DEFAULT_PROFILE
     aec: bool = False
+    aead: bool = False
     transport: Transport = "auto"
     websocket_version: int = 0
     """Of the binary messages; 0: as the OTA answer says."""
@@ -102,7 +103,7 @@ async def _turns(options: CliOptions, report: _Report, heard: list[TurnRecord]) 
             report.step("MQTT is connected", endpoint=f"{device.mqtt.host}:{device.mqtt.port}")
         await device.open_channel()
         assert device.grant is not None  # noqa: S101 - open_channel() has set it
-        audio = {"udp": f"{device.grant.server}:{device.grant.port}"}
+        audio = {"udp": f"{device.grant.server}:{device.grant.port}", "encryption": device.grant.encryption}
         if device.websocket is not None:
             audio = {"websocket": device.websocket.url, "version": str(device.websocket.version)}
         report.step("hello was answered", **audio, session=device.session_id)
@@ -144,6 +145,7 @@ def _device_options(options: CliOptions, report: _Report, source: LiveSource | N
         mode=options.mode,
         profile=options.profile,
         aec=options.aec,
+        aead=options.aead,
         transport=options.transport,
         websocket_version=options.websocket_version,
         impairment=options.impairment,

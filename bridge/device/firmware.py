@@ -240,7 +240,7 @@ class Firmware:
             if self.websocket is not None:
                 grant = read_websocket_hello(message, previous=previous)
             else:
-                grant = read_hello(message, previous=previous, strict=self.profile.strict_hello)
+                grant = read_hello(message, previous=previous, strict=self.profile.strict_hello, aead=self.options.aead)
         except FirmwareCrashError as crash:
             self.stats.crashes += 1
             if self._hello is not None and not self._hello.done():
@@ -423,7 +423,8 @@ class Firmware:
         self.session_id = ""
         self.stats.hellos += 1
         try:
-            self._publish(compose_hello(self.profile, aec=self.options.aec, websocket_version=version))
+            aead = self.options.aead and not version
+            self._publish(compose_hello(self.profile, aec=self.options.aec, aead=aead, websocket_version=version))
             async with asyncio.timeout(self.options.hello_timeout_s):
                 return await self._hello
         except TimeoutError:

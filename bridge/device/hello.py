@@ -16,6 +16,8 @@ Message: TypeAlias = dict[str, Any]
 HELLO_TIMEOUT_S: Final = 10.0
 VALID_RATES_HZ: Final = (8_000, 12_000, 16_000, 24_000, 48_000)
 VALID_FRAMES_MS: Final = (5, 10, 20, 40, 60, 80, 100, 120)
+CTR: Final = "aes-128-ctr"
+GCM: Final = "aes-128-gcm"
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -42,21 +44,25 @@ class Grant:
     key: bytes = b""
     nonce: bytes = b""
     audio: AudioFormat = AudioFormat()
+    encryption: str = CTR
 
     def __repr__(self) -> str:
         return f"Grant(session_id={self.session_id!r}, server={self.server!r}, port={self.port}, audio={self.audio!r})"
 
 
-def compose_hello(profile: Profile, *, aec: bool = False, websocket_version: int = 0) -> Message:
+def compose_hello(profile: Profile, *, aec: bool = False, aead: bool = False, websocket_version: int = 0) -> Message:
     """The device's hello. Firmware before 1.7 has no ``features``; ``aec`` stands only in builds with server AEC.
 
-    ``websocket_version``: of the binary messages, over a WebSocket.
+    ``aead``: a client that can authenticate its audio (docs/wire-aead.md); no stock firmware does. ``websocket_version``: of the
+    binary messages, over a WebSocket.
     """
     message: Message = {"type": "hello", "version": 3, "transport": "udp"}
     if websocket_version:
         message |= {"version": websocket_version, "transport": "websocket"}
     if profile.mcp:
         message["features"] = ({"aec": True} if aec else {}) | {"mcp": True}
+    if aead:
+        message["features"] = message.get("features", {}) | {"aead": [GCM]}
     message["audio_params"] = {
         "format": "opus",
         "sample_rate": MICROPHONE_RATE_HZ,
@@ -66,8 +72,8 @@ def compose_hello(profile: Profile, *, aec: bool = False, websocket_version: int
     return message
 
 
-def read_hello(message: Message, *, previous: AudioFormat, strict: bool) -> Grant | str:
-    """The grant, or one clause that says why the firmware ignores this reply.
+def read_hello(message: Message, *, previous: AudioFormat, strict: bool, aead: bool = False) -> Grant | str:
+    """The grant, or one clause that says why the firmware ignores this reply. Without ``aead``, ``udp.encryption`` is not looked at.
 
     With ``strict`` false (firmware <= 2.3) a missing member raises :class:`FirmwareCrashError`, as the hardware does.
     """
@@ -88,6 +94,7 @@ def read_hello(message: Message, *, previous: AudioFormat, strict: bool) -> Gran
         key=bytes.fromhex(udp["key"]),
         nonce=bytes.fromhex(udp["nonce"]),
         audio=_audio_format(message.get("audio_params"), previous),
+        encryption=GCM if aead and udp.get("encryption") == GCM else CTR,
     )
 
 

@@ -29,6 +29,8 @@ class DeviceOptions:
     """A name of :data:`bridge.device.profiles.PROFILES`."""
     aec: bool = False
     """A build with server-side echo cancellation: says so in hello and echoes timestamps."""
+    aead: bool = False
+    """A client that can authenticate its audio, and says so in hello; a server that cannot is talked to as by any device."""
     transport: Transport = "auto"
     websocket_version: int = 0
     """Of the binary messages, whatever the OTA answer says; 0: as it says."""

@@ -127,9 +127,13 @@ class Inhabitant:
         before, self._home.on_sent = self._home.on_sent, note
         self._home.registry.device_message(self.identity, Hello(transport="udp", version=3))
         self._home.on_sent = before
-        self.grant = replies[-1]
+        self.take(replies[-1])
+        return replies[-1]
+
+    def take(self, reply: HelloReply) -> None:
+        """Use what a reply grants."""
+        self.grant = reply
         self._uplink = Uplink(bytes.fromhex(self.udp.key), bytes.fromhex(self.udp.nonce))
-        return self.grant
 
     @property
     def udp(self) -> UdpParams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from bridge.control import build_control, hand_off
 from bridge.errors import OperatorError
+from bridge.limits import Gate
 from mqtt_control.link import LinkListener
 from ota.devices import DeviceStore
 from settings.load import SettingsError, load
@@ -20,6 +22,10 @@ def tree(**settings: Any) -> SettingsTree:
     return load(None, overrides={name.replace("__", "."): value for name, value in settings.items()}).tree
 
 
+def gate(settings: SettingsTree) -> Gate:
+    return Gate(settings.limits, now=asyncio.get_running_loop().time)
+
+
 @pytest.mark.parametrize(
     ("mode", "links"), [(None, (True, False)), ("front", (True, False)), ("broker", (False, True)), ("both", (True, True))]
 )
@@ -28,7 +34,7 @@ async def test_links_of_each_mode(mode: str | None, links: tuple[bool, bool], tm
     devices = DeviceStore()
     await devices.open(tmp_path / "devices.sqlite3")
     listener: LinkListener = Recorder()
-    control = build_control(settings, devices=devices, listener=listener)
+    control = build_control(settings, devices=devices, listener=listener, gate=gate(settings))
     assert (control.front is not None, control.broker is not None) == links
     assert not control.links.connected("02:00:00:00:00:0a")
     await devices.aclose()
@@ -49,12 +55,12 @@ def test_where_devices_are_sent() -> None:
     assert (some.host, some.port, some.only) == ("mqtt.example.org", 8883, ("py-*", "02:00:00:00:00:0a"))
 
 
-def test_what_cannot_work_is_said_at_the_start(tmp_path: Path) -> None:
+async def test_what_cannot_work_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="advertise_host"):
         hand_off(tree(control__mode="broker", broker__host="2001:db8::1"), host="192.0.2.1")
     settings = tree(control__mode="broker", broker__tls__enabled=True, broker__tls__ca_file=str(tmp_path / "none.pem"))
     with pytest.raises(OperatorError, match="ca_file"):
-        build_control(settings, devices=DeviceStore(), listener=Recorder())
+        build_control(settings, devices=DeviceStore(), listener=Recorder(), gate=gate(settings))
     for root in ("", "/xiaozhi", "a/+/b", "a/#", "xiaozhi/"):
         with pytest.raises(SettingsError, match="topic_root"):
             tree(broker__topic_root=root)

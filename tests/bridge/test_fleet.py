@@ -46,6 +46,7 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         endpoints=lambda: Endpoints("127.0.0.1", 1883, "http://127.0.0.1"),
         ready=lambda: True,
         metrics=lambda: b"",
+        device_stats={MAC: {"received": 90, "expected": 100, "last_seen_s": None, "odd": ["?"]}}.get,
         options=OtaOptions(admin_token=TOKEN),
     )
     await store.enrol(MAC, CLIENT_ID, DeviceFacts(board="bread\x1b[31m", firmware="2.0.0"))
@@ -60,6 +61,14 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert "code" in (await refusal(lambda: fleet.approve("000000" if code != "000000" else "111111")))
         assert await asyncio.to_thread(fleet.approve, code) == MAC
         assert [device.status for device in await asyncio.to_thread(fleet.devices)] == ["approved"]
+        told = {"received": 90, "expected": 100, "last_seen_s": None}
+        assert await asyncio.to_thread(fleet.statistics, MAC) == told
+        assert await asyncio.to_thread(fleet.all_statistics) == {MAC: told}
+        assert "no such device" in await refusal(lambda: fleet.statistics("02:00:00:00:00:99"))
+        assert "no such device" in await refusal(lambda: fleet.statistics("kitchen"))
+        await store.enrol("02:00:00:00:00:02", CLIENT_ID[:-1] + "2", DeviceFacts())
+        assert await asyncio.to_thread(fleet.all_statistics) == {MAC: told}
+        assert await store.forget("02:00:00:00:00:02")
         device = store.get(MAC)
         await asyncio.to_thread(fleet.rotate, MAC)
         renewed = store.get(MAC)

@@ -194,6 +194,9 @@ async def test_a_device_that_is_forgotten_is_not_heard_any_more(tmp_path: Path, 
                 gone = await http.delete(f"http://127.0.0.1:{facts.http_port}/api/devices/{MAC}", headers=bearer(facts))
             assert gone.status_code == 200
             heard = await metric(facts, "xiaozhi_broker_messages_in_total")
+            async with asyncio.timeout(10):  # it may hang up when its session is ended
+                while not device.control.connected.is_set():
+                    await device.control.connect()
             device.control.publish('{"type":"hello","version":3,"transport":"udp"}')
             async with asyncio.timeout(10):
                 while await metric(facts, "xiaozhi_broker_unknown_devices_total") < 1:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from mqtt_control.messages import MessageError, parse
+from mqtt_control.messages import HelloReply, MessageError, parse
 from tests.bridge.house import House, Inhabitant, house
 from tests.fuzz.effort import effort
 from tests.scripted import tone
@@ -64,16 +64,19 @@ messages = st.one_of(
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("say"), messages),
+        st.tuples(st.just("say"), message("mcp", payload=rpc)),
         st.tuples(st.just("raw"), st.binary(max_size=60)),
         st.tuples(st.just("wait"), st.sampled_from([0.0, 0.01, 0.3, 3.5, 20.0, 100.0])),
+        st.tuples(st.just("listen"), st.sampled_from(["auto", "manual", "realtime"])),
         st.tuples(st.just("talk"), st.integers(1, 12)),
+        st.tuples(st.just("converse"), st.integers(4, 12)),
         st.tuples(st.just("drop"), st.none()),
         st.tuples(st.just("connect"), st.none()),
     ),
+    min_size=4,
     max_size=25,
 )
-
-OPENING = {"type": "hello", "version": 3, "transport": "udp", "features": {"mcp": True}}
+MCP_HELLO = b'{"type":"hello","version":3,"transport":"udp","features":{"mcp":true}}'
 
 
 def feed(home: House, device: Inhabitant, payload: bytes) -> None:
@@ -93,9 +96,15 @@ async def act(home: House, device: Inhabitant, verb: str, value: Any) -> None:
             feed(home, device, value)
         case "wait":
             await asyncio.sleep(value)
-        case "talk" if device.grant is not None:
-            for _ in range(value):
-                device.audio(tone(0.06))
+        case "listen":
+            device.listen(mode=value)
+        case "talk":
+            await talk(device, value)
+        case "converse":
+            device.listen(mode="auto")
+            await talk(device, value)
+            for _ in range(20):
+                device.audio()
                 await asyncio.sleep(0.06)
         case "drop":
             home.registry.device_disconnected(device.identity)
@@ -103,14 +112,24 @@ async def act(home: House, device: Inhabitant, verb: str, value: Any) -> None:
             device.connect()
 
 
+async def talk(device: Inhabitant, frames: int) -> None:
+    for _ in range(frames):
+        device.audio(tone(0.06))
+        await asyncio.sleep(0.06)
+
+
 @effort()
-@given(steps)
-def test_any_conversation(conversation: list[tuple[str, Any]]) -> None:
+@given(steps, st.booleans())
+def test_any_conversation(conversation: list[tuple[str, Any]], with_tools: bool) -> None:
     async def scenario() -> None:
         async with house() as home:
             device = Inhabitant(home)
+            home.on_sent = lambda _device_id, sent: device.take(sent) if isinstance(sent, HelloReply) else None
             device.connect()
-            device.hello()
+            if with_tools:
+                feed(home, device, MCP_HELLO)
+            else:
+                device.hello()
             for verb, value in conversation:
                 await act(home, device, verb, value)
             device.connect()

@@ -307,12 +307,16 @@ async def test_a_device_that_is_told_to_go_is_gone_until_it_is_heard(mosquitto: 
         broker.disconnect(ALICE.device_id)
         await say(alice, HELLO)
         await recorder.until(2)
+        broker.send(ALICE.device_id, Stt("s", "on the way"))
+        broker.send(ALICE.device_id, Goodbye("s"))
         broker.disconnect(ALICE.device_id)
         broker.disconnect(ALICE.device_id)
         assert not broker.connected(ALICE.device_id)
         assert not broker.send(ALICE.device_id, TtsStop("s"))
         assert len(recorder.heard) == 2, "not from within"
         await recorder.until(3)
+        assert b"on the way" in bytes((await hears(alice)).payload)
+        assert b"goodbye" in bytes((await hears(alice)).payload)
         await say(alice, ABORT)
         assert [one[0] for one in await recorder.until(5)] == ["connected", "message", "disconnected", "connected", "message"]
 

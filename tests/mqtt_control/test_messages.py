@@ -331,3 +331,22 @@ def test_check_094_the_key_does_not_show() -> None:
     assert KEY not in repr(reply)
     assert "deadbeef" not in repr(reply)
     assert KEY not in str(list(udp.__rich_repr__()))
+
+
+@pytest.mark.parametrize(
+    ("features", "offered"),
+    [
+        ('{"mcp":true}', ()),
+        ('{"mcp":true,"aead":["aes-128-gcm"]}', ("aes-128-gcm",)),
+        ('{"mcp":true,"aead":["chacha20-poly1305","aes-128-gcm"]}', ("chacha20-poly1305", "aes-128-gcm")),
+        ('{"mcp":true,"aead":true}', ()),
+        ('{"mcp":true,"aead":[1]}', ()),
+        ('{"mcp":true,"aead":"aes-128-gcm"}', ()),
+        ('{"mcp":true,"aead":null}', ()),
+    ],
+)
+def test_offers_of_authenticated_audio(features: str, offered: tuple[str, ...]) -> None:
+    hello = parse(b'{"type":"hello","version":3,"transport":"udp","features":' + features.encode() + b"}")
+    assert isinstance(hello, Hello)
+    assert hello.features.aead == offered
+    assert hello.features.mcp

@@ -24,7 +24,21 @@ def test_check_062_lead_at_once_then_one_a_frame() -> None:
     assert pacer.underruns == 0
 
 
-@pytest.mark.parametrize("lead_frames", [1, 4])
+def test_check_062_a_long_lead_is_gained_on_the_way() -> None:
+    pacer = Pacer(frame_s=FRAME_S, lead_frames=8)
+    due = []
+    now = 0.0
+    for _ in range(30):
+        now = max(now, pacer.next_send(now))
+        due.append(now)
+        pacer.sent(now)
+    # five at once, then 45 ms apart, until the eighth ahead: (n - 8 + 1) * 60 ms
+    assert due[:8] == pytest.approx([0, 0, 0, 0, 0, 0.045, 0.09, 0.135])
+    assert due[20:] == pytest.approx([(number - 7) * 0.06 for number in range(20, 30)])
+    assert pacer.underruns == 0
+
+
+@pytest.mark.parametrize("lead_frames", [1, 4, 10])
 def test_check_063_pace_over_a_minute_with_a_late_loop(lead_frames: int) -> None:
     pacer = Pacer(frame_s=FRAME_S, lead_frames=lead_frames)
     now = start = 5.0
