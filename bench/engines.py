@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Literal
 
 from bench.signals import voice
-from bridge.app import Providers
+from bridge.engines import Providers
 from providers.base import PcmFrame, Vad
 from providers.factory import build_vad
 from providers.models import ModelStore

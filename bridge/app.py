@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
 from pathlib import Path
@@ -26,10 +24,11 @@ from bridge.address import AdvertisedHost
 from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
-from bridge.certificate import ServerCertificate
 from bridge.control import Control, build_control, hand_off, start_broker
+from bridge.engines import Providers, build_engines, describe
 from bridge.errors import OperatorError
 from bridge.limits import Gate
+from bridge.listening import bind, certificate_of, start_front
 from bridge.observe import Metrics
 from bridge.prompt import system_prompt
 from bridge.reception import ReceptionCollector
@@ -49,12 +48,9 @@ from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
 from ota.manifest import Endpoints
 from ota.server import HttpServer
-from providers.base import IntentRecognizer, Llm, Message, ModelMissing, ProviderError, SpeechToText, TextToSpeech, Vad
-from providers.factory import build_asr, build_intents, build_llm, build_tts, build_vad
-from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.load import Loaded
-from settings.model import Mqtt, SettingsTree
+from settings.model import SettingsTree
 from udp_audio.opus import require_library
 from udp_audio.server import AudioServer
 
@@ -63,10 +59,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-PORTS_TRIED = 50
 FAREWELL_S = 0.3
 CODEC_THREADS = 2
-STOCK_TLS_PORT = 8883
 """The only port on which devices use TLS."""
 
 
@@ -129,9 +123,9 @@ async def bridge(
     settings = loaded.tree
     _check(settings)
     timezone = _timezone(settings)
-    certificate = _certificate(settings.mqtt)
+    certificate = certificate_of(settings.mqtt)
     _make_directory(settings.data_dir)
-    engines = await _build_engines(settings, providers)
+    engines = await build_engines(settings, providers)
     metrics = Metrics()
     codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
     services = Services(
@@ -148,7 +142,7 @@ async def bridge(
         devices, activations = await _open_registry(stack, settings, seat)
         tasks = await stack.enter_async_context(task_scope())
         audio = AudioServer()
-        udp_port = await _bind(
+        udp_port = await bind(
             loaded,
             "udp.port",
             settings.udp.port,
@@ -174,8 +168,10 @@ async def bridge(
         revoke = partial(_revoke, registry, websocket)
         if seat:
             seat.attach(registry=registry, metrics=metrics, revoke=revoke, close=partial(_close, control, websocket))
-        ports = await _start_front(loaded, control.front, certificate, stack, tasks, shared=seat is not None)
-        _start_broker(control, stack, tasks)
+        ports = await start_front(loaded, control.front, certificate, stack, tasks, shared=seat is not None)
+        if control.broker is not None:
+            start_broker(control.broker, tasks)
+            stack.push_async_callback(control.broker.aclose)
         token = admin_token(settings)
         is_ready = [False]
         http_ports = [settings.http.port]
@@ -204,7 +200,7 @@ async def bridge(
         parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate}
         _publish_stats(settings, metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
-        http_port = http_ports[0] = await _bind(
+        http_port = http_ports[0] = await bind(
             loaded,
             "http.port",
             settings.http.port,
@@ -233,60 +229,15 @@ async def bridge(
             udp_port=udp_port,
             enrolment=settings.enrolment,
             vad=settings.vad.kind,
-            asr=_describe(settings.asr),
-            llm=_describe(settings.llm),
-            tts=_describe(settings.tts),
+            asr=describe(settings.asr),
+            llm=describe(settings.llm),
+            tts=describe(settings.tts),
             data_dir=settings.data_dir,
         )
         is_ready[0] = False
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Providers:
-    """The engines of one process."""
-
-    vad: Vad
-    asr: SpeechToText
-    llm: Llm
-    tts: TextToSpeech
-    intents: IntentRecognizer
-
-    @classmethod
-    def build(cls, settings: SettingsTree, store: ModelStore) -> Providers:
-        return cls(
-            vad=build_vad(settings.vad, store=store),
-            asr=build_asr(settings.asr, store=store),
-            llm=build_llm(settings.llm, store=store),
-            tts=build_tts(settings.tts, store=store),
-            intents=build_intents(settings.intent, store=store),
-        )
-
-    async def warm(self, prompt: str) -> None:
-        """Load what the first turn will need, in the order in which it needs it. What fails is logged: turns will say so."""
-        loop = asyncio.get_running_loop()
-        steps = (
-            ("vad", self.vad.warm),
-            ("asr", self.asr.warm),
-            ("intents", self.intents.warm),
-            ("tts", self.tts.warm),
-            ("llm", partial(self.llm.warm, [Message("system", prompt)])),
-        )
-        for name, warm in steps:
-            started = loop.time()
-            try:
-                await warm()
-            except ProviderError as error:
-                log.warning("an engine could not be loaded", engine=name, error=str(error))
-            else:
-                log.info("engine loaded", engine=name, ms=round((loop.time() - started) * 1000))
-        log.info("all engines are warm")
-
-    async def aclose(self) -> None:
-        for engine in (self.llm, self.tts, self.intents, self.asr, self.vad):
-            await engine.aclose()
-
-
 async def _open_registry(
     stack: contextlib.AsyncExitStack, settings: SettingsTree, seat: Seat | None
 ) -> tuple[DeviceStore, Activations | Codes]:
@@ -302,116 +253,11 @@ async def _open_registry(
     return devices, activations
 
 
-async def _build_engines(settings: SettingsTree, providers: Callable[[SettingsTree, ModelStore], Providers] | None) -> Providers:
-    """The engines, not loaded yet. Raises OperatorError for a model that is not there and cannot be had."""
-    store = ModelStore(settings.data_dir / "models", offline=settings.models.offline, hub_url=settings.models.hub_url)
-    if providers is not None:
-        return providers(settings, store)
-    await _find_models(settings, store)
-    return Providers.build(settings, store)
-
-
-async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
-    """Every model that the settings name is on this machine, fetched or assembled now if need be. Raises OperatorError."""
-    for name, required in models_needed(settings):
-        try:
-            await asyncio.to_thread(store.resolve, name)
-        except ModelMissing as error:
-            if required:
-                raise OperatorError(str(error)) from error
-            log.warning("a model is missing", model=name, error=str(error))
-
-
-async def _bind(loaded: Loaded, path: str, port: int, start: Callable[[int], Awaitable[int]]) -> int:
-    """The port that was bound. A default port that is taken moves to the next free one; one that was set must be free."""
-    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
-        try:
-            bound = await start(candidate)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise OperatorError(f"Cannot listen on {path} {candidate}: {error.strerror or error}.") from error
-            if loaded.was_set(path):
-                raise OperatorError(
-                    f"Port {candidate} ({path}) is in use by another program. "
-                    f"Stop that program, or set {path} to another port (0: any free one)."
-                ) from error
-            continue
-        if port and bound != port:
-            log.warning("the default port is taken, so another is used", setting=path, taken=port, used=bound)
-        return bound
-    raise OperatorError(f"No free port from {port} to {port + PORTS_TRIED - 1}: set {path}, 0 means any free one.")
-
-
 def _check(settings: SettingsTree) -> None:
     """What must be right before anything starts. Raises OperatorError for settings that contradict each other, OpusUnavailable."""
     require_library()
     if settings.advertise.transport == "websocket" and not settings.websocket.enabled:
         raise OperatorError("advertise.transport is websocket, but websocket.enabled is false: no device could connect.")
-
-
-@dataclass(frozen=True, slots=True)
-class _MqttPorts:
-    """Where the front listens; ``told``: the port in OTA answers."""
-
-    plain: int | None
-    tls: int | None
-    told: int
-
-
-async def _start_front(
-    loaded: Loaded,
-    front: Front | None,
-    certificate: ServerCertificate | None,
-    stack: contextlib.AsyncExitStack,
-    tasks: asyncio.TaskGroup,
-    *,
-    shared: bool,
-) -> _MqttPorts:
-    """Listen, plain and with TLS as the settings say; the front closes with ``stack``. Raises OperatorError.
-
-    ``shared``: beside the other workers.
-    """
-    mqtt, advertised = loaded.tree.mqtt, loaded.tree.advertise.mqtt_port
-    plain = tls = None
-    if front is None:
-        # the port is never handed out: the broker's takes its place
-        return _MqttPorts(None, None, advertised or loaded.tree.broker.port)
-    stack.push_async_callback(front.aclose)
-    listen = partial(front.start, host=mqtt.host, reuse_port=shared)
-    if mqtt.plain:
-        plain = await _bind(loaded, "mqtt.port", mqtt.port, lambda port: listen(port=port))
-    if certificate is not None:
-        context = certificate.context
-        tls = await _bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: listen(port=port, ssl=context))
-        tasks.create_task(certificate.watch(), name="certificate watch")
-    told = advertised or plain or tls or 0
-    if (tls if told == STOCK_TLS_PORT else plain) is None:
-        log.warning(
-            "stock devices use TLS on port 8883 and on no other: with this port they cannot connect",
-            told_port=told,
-            tls_port=tls,
-            fix="advertise.mqtt_port: 8883 for TLS, any other port for plain MQTT",
-        )
-    return _MqttPorts(plain, tls, told)
-
-
-def _start_broker(control: Control, stack: contextlib.AsyncExitStack, tasks: asyncio.TaskGroup) -> None:
-    """The link to the user's broker, when there is one; it closes with ``stack``."""
-    if control.broker is not None:
-        start_broker(control.broker, tasks)
-        stack.push_async_callback(control.broker.aclose)
-
-
-def _certificate(mqtt: Mqtt) -> ServerCertificate | None:
-    """The certificate of the settings. Raises OperatorError."""
-    tls = mqtt.tls
-    if tls.certificate is None and tls.private_key is None and not mqtt.plain:
-        raise OperatorError("mqtt.plain is false, but there is no TLS: set mqtt.tls.certificate and mqtt.tls.private_key.")
-    if tls.certificate is None and tls.private_key is None:
-        return None
-    if tls.certificate is None or tls.private_key is None:
-        raise OperatorError("mqtt.tls needs both certificate and private_key.")
-    return ServerCertificate(tls.certificate, tls.private_key)
 
 
 def _endpoints(settings: SettingsTree, *, host: str, mqtt_port: int, http_port: int) -> Endpoints:
@@ -474,13 +320,6 @@ async def _say_goodbye(registry: Registry, *, shut: Front | None) -> None:
     until = loop.time() + FAREWELL_S
     while registry.sessions and loop.time() < until:  # noqa: ASYNC110 - once, at the end of the process
         await asyncio.sleep(0.01)
-
-
-def _describe(config: object) -> str:
-    """Provider kind and, when it has one, the model or voice."""
-    kind = str(getattr(config, "kind", ""))
-    detail = getattr(config, "model", None) or getattr(config, "voice", None)
-    return f"{kind} ({detail})" if detail else kind
 
 
 def _timezone(settings: SettingsTree) -> tzinfo | None:

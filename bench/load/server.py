@@ -19,8 +19,9 @@ import uvloop
 
 from bench.load.plan import raise_file_limit
 from bridge import logs
-from bridge.app import Providers, serve
+from bridge.app import serve
 from bridge.banner import Facts
+from bridge.engines import Providers
 from providers.base import ChatEvent, Message, Pcm, PcmFrame, TextDelta, ToolSpec, Transcript, Vad
 from providers.factory import build_vad
 from providers.models import ModelStore

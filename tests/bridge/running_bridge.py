@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bridge.app import Providers, bridge
+from bridge.app import bridge
 from bridge.banner import Facts
+from bridge.engines import Providers
 from settings.load import load
 from tests.scripted import EnergyVad, ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts
 

@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 from pydantic import BaseModel
 
-from bridge.app import Providers, bridge
+from bridge.app import bridge
 from bridge.banner import Facts
 from bridge.device import Device, DeviceOptions, Speech, encode_speech
+from bridge.engines import Providers
 from providers.base import IntentRecognizer, Llm, SpeechToText, TextToSpeech, Vad
 from providers.models import ModelStore
 from settings.load import Loaded, load

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from bridge.app import Providers, bridge
+from bridge.app import bridge
 from bridge.banner import Facts
 from bridge.device.device import Device
 from bridge.device.options import DeviceOptions
 from bridge.device.speech import encode_speech
 from bridge.device.turn_record import TurnRecord
+from bridge.engines import Providers
 from ota.broker import write_password_file
 from ota.devices import read_registry
 from settings.load import load

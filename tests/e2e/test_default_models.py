@@ -18,10 +18,10 @@ import pytest_asyncio
 import soxr
 from pypinyin import lazy_pinyin
 
-from bridge.app import Providers
 from bridge.device import Device, Impairment, Speech, State, is_message, load_speech
 from bridge.device.speech import read_wav
 from bridge.device.turn_record import TurnRecord
+from bridge.engines import Providers
 from providers.base import Message, Pcm, PcmFrame
 from providers.models import ModelStore
 from settings.model import SettingsTree

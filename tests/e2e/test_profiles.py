@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from bridge.admin import read_access
-from bridge.app import Providers, bridge
+from bridge.app import bridge
 from bridge.banner import Facts
 from bridge.device import Device, DeviceOptions, Speech
 from bridge.device.profiles import PROFILES
 from bridge.device.speech import encode_speech
+from bridge.engines import Providers
 from settings.load import load
 from tests.scripted import EnergyVad, ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts, tone
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bridge.app import Providers
 from bridge.device import Device
 from bridge.device.mcp import Property, Tool, ToolError
+from bridge.engines import Providers
 from providers.base import Message, ToolCall
 from providers.factory import build_intents
 from providers.models import ModelStore

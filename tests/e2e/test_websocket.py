@@ -17,12 +17,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from bridge.app import Providers, bridge
+from bridge.app import bridge
 from bridge.banner import Facts
 from bridge.device import Device, DeviceOptions, State, is_message
 from bridge.device.errors import OtaError, WebSocketError
 from bridge.device.ota_client import Hardware
 from bridge.device.websocket_link import WebSocketLink
+from bridge.engines import Providers
 from bridge.errors import OperatorError
 from providers.base import Intent, ToolCall
 from settings.load import load
