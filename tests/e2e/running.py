@@ -124,5 +124,5 @@ def _with(branch: Any, path: list[str], value: Any) -> Any:
 
 
 def sung(hz: int, seconds: float = 0.6, *, rest_s: float = 0.0, frame_ms: int = 60) -> Speech:
-    """A tone as microphone packets, with silence behind it."""
+    """A tone as microphone packets, with silence behind it. After a second of steady tone the microphone's DTX takes it for noise."""
     return encode_speech(np.concatenate((tone(seconds, hz=float(hz)), silence(rest_s))), frame_ms=frame_ms)
