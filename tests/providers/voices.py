@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import re
 import tempfile
 import unicodedata
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soxr
 
-from providers.base import ModelMissing, Pcm, TextToSpeech
+from providers.asr.whisper import Whisper
+from providers.base import ModelMissing, Pcm, PcmFrame, TextToSpeech
 from providers.models import ModelStore
+from settings.providers import WhisperAsr
 
 
 @functools.cache
@@ -61,18 +65,23 @@ def assert_clean(samples: Pcm, rate_hz: int) -> None:
 
 
 @functools.cache
-def _listener() -> Any:
-    from faster_whisper import WhisperModel
-
-    return WhisperModel(str(store().resolve("whisper-base")), device="cpu", compute_type="int8", cpu_threads=2)
+def _listener(language: str) -> Whisper:
+    return Whisper(WhisperAsr(language=language), store=store())
 
 
 def heard(samples: Pcm, rate_hz: int, *, language: str) -> str:
-    """What Whisper base understands."""
-    audio = soxr.resample(samples.astype(np.float32) / 32768, rate_hz, 16000)
-    prompt = "以下是普通话的句子。" if language == "zh" else None  # asks for simplified characters
-    segments, _ = _listener().transcribe(audio, language=language, beam_size=1, initial_prompt=prompt)
-    return " ".join(segment.text for segment in segments)
+    """What Whisper base understands. Runs in a loop of its own, so that tests with and without one may ask."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _transcribe(samples, rate_hz, language)).result()
+
+
+async def _transcribe(samples: Pcm, rate_hz: int, language: str) -> str:
+    resampled = np.asarray(soxr.resample(samples, rate_hz, 16000), np.int16)
+
+    async def audio() -> AsyncGenerator[PcmFrame, None]:
+        yield PcmFrame(resampled, 16000)
+
+    return " ".join([transcript.text async for transcript in _listener(language).transcribe(audio()) if transcript.final])
 
 
 def word_error_rate(reference: str, hypothesis: str) -> float:
