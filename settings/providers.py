@@ -79,7 +79,7 @@ class LlamaCppLlm(ProviderConfig):
     kind: Literal["llama_cpp"] = "llama_cpp"
     model: str = Field("smollm2-135m-instruct", description="name in the model table, or the path of a GGUF file")
     context_tokens: int = Field(4096, ge=512)
-    threads: int = Field(2, ge=1, le=64)
+    threads: int | None = Field(None, ge=1, le=64, description="all processors but one when empty: the voice speaks while the model writes")
     temperature: float = Field(0.3, ge=0, le=2)
     max_tokens: int = Field(160, ge=1, le=8192)
     tools: bool = Field(False, description="offer tools to the model; the small default model cannot call them")

@@ -11,6 +11,7 @@ deleted as soon as the model is loaded, behind a random key, so that nobody can 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import tempfile
 import threading
@@ -105,6 +106,7 @@ class LlamaCpp:
 
     def __init__(self, config: LlamaCppLlm, *, store: ModelStore) -> None:
         self.tools = config.tools
+        self._threads = config.threads or max(1, (os.cpu_count() or 2) - 1)
         self.languages = frozenset({"en"}) if config.model == TOY_MODEL else None
         self.stats = LlamaCppStats()
         self._config = config
@@ -243,7 +245,7 @@ class LlamaCpp:
             except RuntimeError as error:
                 message = f"llama.cpp cannot load {path.name}: the file is damaged, or there is not enough memory"
                 raise ProviderUnavailable(message, provider=PROVIDER) from error
-        _log.info("language model loaded", model=path.name, context_tokens=self._config.context_tokens, threads=self._config.threads)
+        _log.info("language model loaded", model=path.name, context_tokens=self._config.context_tokens, threads=self._threads)
         if self._config.model == TOY_MODEL:
             _log.warning(
                 "the built-in language model is a toy that chats in simple English and cannot call tools: "
@@ -260,7 +262,7 @@ class LlamaCpp:
         parameters.n_ctx = self._config.context_tokens
         parameters.n_parallel = 1
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = self._config.threads
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = self._threads
         parameters.cache_ram_mib = 0  # else up to 8 GiB of old prompts
         parameters.hostnames = [str(socket)]  # by its ending .sock it knows that this is no TCP address
         parameters.api_keys = [secrets.token_urlsafe(32)]
