@@ -80,5 +80,14 @@ def banner(facts: Facts) -> str:
   keeps its data in         {facts.data_dir.resolve()}
 
   Try it without a device, in another terminal:
-      xiaozhi-bridge device --ota-url {facts.ota_url} --wav examples/question_en.wav
+      {_program()} device --ota-url {facts.ota_url} --wav examples/question_en.wav
 """
+
+
+def _program() -> str:
+    """How this program is called from here: by its name when the shell finds it, else by the path it was started with."""
+    started = Path(sys.argv[0])
+    if shutil.which("xiaozhi-bridge") or started.name != "xiaozhi-bridge":
+        return "xiaozhi-bridge"
+    relative = os.path.relpath(started)
+    return str(started) if relative.startswith("..") else relative

@@ -15,6 +15,7 @@ from providers.factory import build_asr, build_intents, build_llm, build_tts, bu
 from providers.inventory import models_needed
 from providers.models import ModelStore
 from settings.model import SettingsTree
+from settings.providers import LocalTts
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +86,9 @@ async def _find_models(settings: SettingsTree, store: ModelStore) -> None:
 
 
 def describe(config: object) -> str:
-    """Provider kind and, when it has one, the model or voice."""
+    """Provider kind and, when it has one, the model or voice; of the local voices both."""
+    if isinstance(config, LocalTts):
+        return f"{describe(config.latin)}, {describe(config.chinese)}"
     kind = str(getattr(config, "kind", ""))
-    detail = getattr(config, "model", None) or getattr(config, "voice", None)
+    detail = getattr(config, "voice", None) or getattr(config, "model", None)
     return f"{kind} ({detail})" if detail else kind
