@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 
 def tree(port: int, token: str = TOKEN) -> SettingsTree:
-    return SettingsTree(http=Http(host="0.0.0.0", port=port), admin=Admin(token=SecretStr(token)))  # noqa: S104
+    """Settings of a machine on which no server has left its address."""
+    http, admin = Http(host="0.0.0.0", port=port), Admin(token=SecretStr(token))  # noqa: S104
+    return SettingsTree(http=http, admin=admin, data_dir=Path("no-such-directory"))
 
 
 async def refusal(call: Callable[[], T]) -> str:
