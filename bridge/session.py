@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
@@ -21,6 +22,7 @@ from bridge.doctor.probe import PROBE_TEXT
 from bridge.ear import Ear, Utterance
 from bridge.history import History
 from bridge.lead import LeadPolicy
+from bridge.logs import bound
 from bridge.mouth import Mouth
 from bridge.observe import Metrics
 from bridge.phrases import Phrases, language_of, phrases
@@ -142,7 +144,7 @@ class Session:
     # -- life --------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Until :meth:`end` or cancellation; afterwards the channel is closed and every task of the session is gone."""
-        with structlog.contextvars.bound_contextvars(device=self.device_id, session=self.session_id[:8]):
+        with self._named():
             log.info("session opened", mode="full duplex" if self._server_aec else "half duplex")
             try:
                 await self._live()
@@ -220,6 +222,14 @@ class Session:
     # -- what the device says ----------------------------------------------------------------------------------------------
     def handle(self, message: Inbound) -> None:
         """A message of this session, already checked to be for it."""
+        with self._named():  # the tasks that it starts carry it on
+            self._handle(message)
+
+    def _named(self) -> AbstractContextManager[None]:
+        """Within it every log line names the device and the session."""
+        return bound(device=self.device_id, session=self.session_id[:8])
+
+    def _handle(self, message: Inbound) -> None:
         self._active_at = asyncio.get_running_loop().time()
         match message:
             case Listen(state="start", mode=mode):
@@ -419,7 +429,7 @@ class Session:
 
     async def _run_turn(self, turn: Turn) -> None:
         mouth = self._mouth
-        with structlog.contextvars.bound_contextvars(device=self.device_id, session=self.session_id[:8], turn=turn.number):
+        with bound(turn=turn.number):
             try:
                 await turn.run()
             finally:

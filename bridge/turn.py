@@ -196,7 +196,7 @@ class Turn:
         if self.request.say:
             self.language = language_of(self.request.say)
             self._start_speech()
-            for sentence in filter(None, [sentence_of(self.request.say)]):
+            if sentence := sentence_of(self.request.say):
                 yield sentence
             return
         try:

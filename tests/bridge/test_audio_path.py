@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from bridge.audio_path import AudioPath, PathState
@@ -117,5 +118,20 @@ def test_no_alarm_where_silence_is_right() -> None:
                 assert device.alerts == [], device.identity
             ended = next(one for one in home.registry.devices if one.identity == hung_up.identity)
             assert (ended.session, ended.audio_path) == (None, PathState.UNKNOWN)
+
+    run(scenario())
+
+
+def test_every_line_about_a_message_names_device_and_session() -> None:
+    async def scenario() -> None:
+        async with house() as home:
+            device = Inhabitant(home)
+            device.connect()
+            grant = device.hello()
+            with capture_logs(processors=[merge_contextvars]) as logs:
+                device.listen()
+                await asyncio.sleep(0.1)
+            (line,) = [entry for entry in logs if entry["event"] == "dialogue"]
+            assert (line["device"], line["session"]) == (device.identity.device_id, grant.session_id[:8])
 
     run(scenario())
