@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import structlog
-
 from bench.soak import soak
 from tests.virtual_time import run
 
 
 def test_nothing_is_left_of_three_hundred_sessions() -> None:
-    configured = structlog.get_config()
-    try:
-        report = run(soak(sessions=300, devices=20))
-    finally:
-        structlog.configure(**configured)
+    report = run(soak(sessions=300, devices=20))
     assert report.problems == 0
     assert report.turns >= 300
     assert (report.after.sessions, report.after.channels_open, report.after.devices) == (0, 0, 20)

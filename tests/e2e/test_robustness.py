@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import logging
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from bridge import session
 from bridge.logs import configure
@@ -26,22 +24,6 @@ from tests.e2e.raw_device import raw_device
 from tests.e2e.running import Cast, Server, running, sung
 from tests.e2e.test_turns import balanced
 from tests.scripted import ScriptedAsr, ScriptedLlm, ScriptedTts
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """Where the process logs; what was set up before is put back."""
-    root, kept = logging.getLogger(), structlog.get_config()
-    handlers, level = list(root.handlers), root.level
-    yield io.StringIO()
-    for handler in [handler for handler in root.handlers if handler not in handlers]:
-        root.removeHandler(handler)
-    for handler in handlers:
-        if handler not in root.handlers:
-            root.addHandler(handler)
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.configure(**kept)
 
 
 # -- many ------------------------------------------------------------------------------------------------------------------
@@ -164,8 +146,9 @@ async def test_check_090_a_stalled_engine_is_told_and_the_device_stays_usable(tm
         assert balanced(device)
 
 
-async def test_check_090_engine_that_breaks_in_an_unforeseen_way(tmp_path: Path, logged: io.StringIO) -> None:
+async def test_check_090_engine_that_breaks_in_an_unforeseen_way(tmp_path: Path) -> None:
     """Not a ProviderError but a bug."""
+    logged = io.StringIO()
     configure(Log(format="json"), stream=logged)
     cast = Cast(asr=ScriptedAsr((ZeroDivisionError("a bug"), "hello")), llm=ScriptedLlm((("It works. ",),)))
     async with running(tmp_path, cast) as server, raw_device(server) as device:
@@ -179,10 +162,9 @@ async def test_check_090_engine_that_breaks_in_an_unforeseen_way(tmp_path: Path,
 # -- logs ------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("transcripts", [False, True])
 @pytest.mark.parametrize("style", ["json", "console"])
-async def test_check_094_a_whole_conversation_leaves_no_secret_in_the_log(
-    tmp_path: Path, logged: io.StringIO, transcripts: bool, style: Any
-) -> None:
+async def test_check_094_a_whole_conversation_leaves_no_secret_in_the_log(tmp_path: Path, transcripts: bool, style: Any) -> None:
     heard, said = "my diary says marmalade", "Rhubarb is what I answer. "
+    logged = io.StringIO()
     configure(Log(level="debug", format=style, transcripts=transcripts, tracebacks=True), stream=logged)
     cast = Cast(asr=ScriptedAsr((heard, heard, RuntimeError("a bug"))), llm=ScriptedLlm(((said,),)))
     secrets: set[str] = set()
