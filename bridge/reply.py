@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 FILLER_AFTER_S = 1.2
 """Tools that take longer are covered by a short spoken filler, once a turn and only when nothing has been said."""
+FIRST_WORDS_AFTER_S = 0.25
+"""From the model's first word: then what there is of the first sentence is spoken, if its end has not come."""
 _TAG = re.compile(r"\[([a-z]+)\]")
 
 
@@ -70,6 +72,7 @@ class ModelReply:
     done: bool = False
     """The tools have said, or left unsaid, all there is to say."""
     _spoke: bool = False
+    _first_word_at: float | None = None
 
     async def sentences(self, history: Sequence[Message]) -> AsyncGenerator[Sentence, None]:
         """The sentences of the answer, as early as they are whole. Raises ProviderError."""
@@ -85,7 +88,7 @@ class ModelReply:
                         case TextDelta(text):
                             self.on_first()
                             said.append(text)
-                            for sentence in self._spoken(splitter.feed(text)):
+                            for sentence in self._spoken(splitter.feed(text) or self._first_words(splitter)):
                                 yield sentence
                         case ToolCall():
                             self.on_first()
@@ -102,6 +105,13 @@ class ModelReply:
                     yield sentence
             if self.done:
                 return
+
+    def _first_words(self, splitter: SentenceSplitter) -> list[str]:
+        """Nobody should wait for the end of a long first sentence."""
+        now = asyncio.get_running_loop().time()
+        if self._first_word_at is None:
+            self._first_word_at = now
+        return splitter.cut() if not self._spoke and now >= self._first_word_at + FIRST_WORDS_AFTER_S else []
 
     def _spoken(self, raw: Sequence[str]) -> list[Sentence]:
         sentences = [sentence for piece in raw if (sentence := sentence_of(piece))]

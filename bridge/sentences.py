@@ -61,6 +61,31 @@ class SentenceSplitter:
         self._first = True
         return out
 
+    def cut(self) -> list[str]:
+        """The words that are whole so far, when nothing has been said yet and a listener has waited long enough for an end.
+
+        At least as many as a first clause has; not after a word that asks for more ("of", "the"), nor inside one.
+        """
+        out: list[str] = []
+        if self._first and (end := self._last_resting_place()):
+            self._take(end, out)
+        return out
+
+    def _last_resting_place(self) -> int:
+        """Where speech may pause although no mark stands there; 0 for nowhere."""
+        text = self._text
+        for index in range(len(text) - 1, 0, -1):
+            head = text[:index]
+            if text[index].isspace():
+                words = head.split()
+                if speakable_length(head)[1] < FIRST_CLAUSE_WORDS:
+                    return 0
+                if words[-1].lower() not in _UNFINISHED_EN and any(character.isalnum() for character in words[-1]):
+                    return index
+            elif head[-1] in _RESTS_ZH and is_cjk(text[index]) and text[index] not in CLAUSE_MARKS | FULL_STOPS:
+                return index if speakable_length(head)[0] >= FIRST_CLAUSE_CJK else 0
+        return 0
+
     def _take(self, end: int, out: list[str]) -> None:
         piece, self._text, self._scanned = self._text[:end].strip(), self._text[end:], 0
         if piece:
@@ -139,6 +164,8 @@ _UNFINISHED_EN = frozenset(
         " that which who what's where's how's not then than as about into like"
     ).split()
 )
+_RESTS_ZH = frozenset("的了着过吗呢吧们")
+"""Characters that end a word wherever they stand: a voice may pause behind them."""
 _UNFINISHED_ZH = ("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话")
 
 

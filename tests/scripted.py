@@ -89,6 +89,8 @@ class ScriptedLlm:
 
     answers: Sequence[Sequence[str | ToolCall | Exception]] = (("It works. ", "Really."),)
     delay_s: float = 0.0
+    pace_s: float = 0.0
+    """Before each piece."""
     tools: bool = True
     languages: frozenset[str] | None = None
     histories: list[list[Message]] = field(default_factory=list)
@@ -102,6 +104,8 @@ class ScriptedLlm:
         self.offered.append(list(tools))
         await asyncio.sleep(self.delay_s)
         for piece in answer:
+            if self.pace_s:
+                await asyncio.sleep(self.pace_s)
             if isinstance(piece, Exception):
                 raise piece
             yield piece if isinstance(piece, ToolCall) else TextDelta(piece)

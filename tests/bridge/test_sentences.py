@@ -60,6 +60,36 @@ def test_first_clause_in_chinese() -> None:
     assert splitter.feed("我来帮你设置一下，请稍") == ["好的，我来帮你设置一下，"]
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("The old capital city of the", "The old capital city"),
+        ("The old capital ci", "The old capital"),
+        ("The old capital - ", "The old capital"),
+        ("The old", ""),
+        ("Here and there", ""),
+        ("It is in the", ""),
+        ("今天天气真的很好", "今天天气真的"),
+        ("今天的天气很好适合出去", ""),
+        ("我们昨天去过的那家", "我们昨天去过的"),
+        ("你好", ""),
+        ("", ""),
+    ],
+)
+def test_first_words_of_a_long_sentence(text: str, first: str) -> None:
+    splitter = SentenceSplitter()
+    assert splitter.feed(text) == []
+    assert splitter.cut() == ([first] if first else [])
+    rest = splitter.flush()
+    assert "".join(first.split()) + "".join("".join(rest).split()) == "".join(text.split())
+
+
+def test_only_the_first_words_are_cut() -> None:
+    splitter = SentenceSplitter()
+    assert splitter.feed("Yes. And now for something ") == ["Yes."]
+    assert splitter.cut() == []
+
+
 def test_text_without_an_end_is_cut() -> None:
     pieces = split("word " * 200)
     assert len(pieces) > 2

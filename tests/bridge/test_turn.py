@@ -133,6 +133,15 @@ def played(stage: Stage, request: Request | None = None) -> Turn:
     return run(main())
 
 
+def test_a_slow_model_is_heard_before_its_first_sentence_ends() -> None:
+    words = "The weather in the town will be fine until late in the evening. Then it rains. ".split(" ")
+    stage = Stage(llm=ScriptedLlm(answers=[[f"{word} " for word in words]], pace_s=0.1))
+    played(stage)
+    assert stage.output.texts("sentence") == ["The weather in the town", "will be fine until late in the evening.", "Then it rains."]
+    (stt,), first_audio = stage.output.times("stt"), stage.output.times("audio")[0]
+    assert first_audio - stt == pytest.approx(0.5, abs=0.06)
+
+
 def test_check_054_order_of_a_turn() -> None:
     stage = Stage()
     turn = played(stage)
