@@ -13,7 +13,7 @@ import structlog
 
 from bridge.emotions import EMOTIONS, emotion_of
 from bridge.phrases import phrases
-from bridge.sentences import SentenceSplitter
+from bridge.sentences import CodeFilter, SentenceSplitter
 from bridge.streams import patient
 from iot.toolbox import ToolBox
 from providers.base import Llm, Message, TextDelta, ToolCall, Usage
@@ -76,7 +76,7 @@ class ModelReply:
         for last_round in [*[False] * self.max_rounds, True]:
             tools = self.toolbox.specs() if self.llm.tools and not last_round else ()
             calls: list[ToolCall] = []
-            splitter = SentenceSplitter()
+            prose, splitter = CodeFilter(), SentenceSplitter()
             said: list[str] = []
             stream = self.llm.chat([*history, *self.tool_messages], tools)
             async with aclosing(patient(stream, seconds=self.piece_timeout_s, what="the language model")) as events:
@@ -85,14 +85,14 @@ class ModelReply:
                         case TextDelta(text):
                             self.on_first()
                             said.append(text)
-                            for sentence in self._spoken(splitter.feed(text)):
+                            for sentence in self._spoken(splitter.feed(prose.feed(text))):
                                 yield sentence
                         case ToolCall():
                             self.on_first()
                             calls.append(event)
                         case Usage(prompt, completion):
                             log.debug("the model has answered", prompt_tokens=prompt, completion_tokens=completion)
-            for sentence in self._spoken(splitter.flush()):
+            for sentence in self._spoken([*splitter.feed(prose.flush()), *splitter.flush()]):
                 yield sentence
             if not calls:
                 return

@@ -19,6 +19,9 @@ ABBREVIATIONS = frozenset("mr mrs ms dr prof sr jr st vs e.g i.e z.b d.h bzw".sp
 SOFT_ABBREVIATIONS = frozenset("etc a.m p.m u.s u.k no nr fig inc ltd approx ca usw".split())
 """End one only before a capital."""
 
+FENCES = ("```", "~~~")
+"""Enclose code in markdown."""
+
 FIRST_CLAUSE_CJK = 6
 FIRST_CLAUSE_WORDS = 3
 LONGEST = 240
@@ -131,6 +134,44 @@ class SentenceSplitter:
                 return index + 1
         space = head.rfind(" ", LONGEST // 2)
         return space + 1 if space > 0 else LONGEST
+
+
+class CodeFilter:
+    """Takes fenced code out of a stream of markdown before it is cut into sentences: nobody wants to hear code.
+
+    A block that is not closed lasts to the end. Pure.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._fence = ""
+        """What closes the block that we are in; empty outside."""
+
+    def feed(self, delta: str) -> str:
+        """What of this piece, and of what was held back before it, is no code. A line break stands where a block was."""
+        text, self._held, out = self._held + delta, "", ""
+        while text:
+            fences = (self._fence,) if self._fence else FENCES
+            fence, at = min(((fence, text.find(fence)) for fence in fences if fence in text), key=lambda found: found[1], default=("", -1))
+            if at < 0:
+                kept = _fence_begun(text, fences)
+                self._held = text[len(text) - kept :]
+                return out if self._fence else out + text[: len(text) - kept]
+            out += "" if self._fence else text[:at] + "\n"
+            self._fence = "" if self._fence else fence
+            text = text[at + len(fence) :]
+        return out
+
+    def flush(self) -> str:
+        """What was held back, as no fence has come of it; the filter starts over."""
+        held = "" if self._fence else self._held
+        self._held = self._fence = ""
+        return held
+
+
+def _fence_begun(text: str, fences: tuple[str, ...]) -> int:
+    """How many characters at the end of ``text`` may become a fence."""
+    return next((n for n in (2, 1) if any(text.endswith(fence[:n]) for fence in fences)), 0)
 
 
 _UNFINISHED_EN = frozenset(

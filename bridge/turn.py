@@ -31,8 +31,11 @@ from udp_audio.pacer import Pacer
 
 log = structlog.get_logger(__name__)
 
-START_GUARD_S = 0.11
-"""From `tts start` to the first packet: the device clears its queue one main-loop pass after it changes state."""
+START_GUARD_S = 0.13
+"""From `tts start` to the first packet: the device clears its queue one main-loop pass after it changes state.
+
+At least 0.1 must be left of it where it arrives: `tts start` takes the slower way (TCP).
+"""
 STOP_AFTER_S = 0.1
 """From the modelled end of playback to `tts stop`."""
 ADDRESS_WAIT_S = 5.0

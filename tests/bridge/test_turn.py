@@ -383,6 +383,26 @@ def test_emoji_become_faces_and_are_not_spoken() -> None:
     assert stage.tts.texts == ["That is great!", "Really great."]
 
 
+def test_code_is_not_read_aloud_and_what_follows_it_is() -> None:
+    stage = Stage(llm=ScriptedLlm([["Here it is:\n``", "`python\nprint('hi'). And", " more.\n\nx = 1\n`", "``\nThat is all."]]))
+    played(stage)
+    assert stage.tts.texts == ["Here it is:", "That is all."]
+
+
+def test_check_081_a_local_tool_that_raises_is_told_to_the_model() -> None:
+    @tool
+    async def fragile() -> str:
+        """Breaks."""
+        raise KeyError("x")
+
+    stage = Stage(llm=ScriptedLlm([[ToolCall("c1", "fragile", {})], ["That did not work."]]), toolbox=ToolBox(local=[fragile]))
+    turn = played(stage)
+    assert turn.outcome == "answered"
+    assert "fragile has failed" in stage.llm.histories[1][-1].content
+    assert stage.output.texts("sentence") == ["That did not work."]
+    assert [task.exception() for task in stage.tools] == [None]
+
+
 def test_an_error_of_ours_ends_the_turn_and_not_more() -> None:
     stage = Stage(intents=ScriptedIntents(lambda _text: 1 / 0))  # type: ignore[arg-type,return-value]
     turn = played(stage)
