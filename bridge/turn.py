@@ -178,7 +178,7 @@ class Turn:
         interrupted = self.outcome == "interrupted"
         heard = [text for text, begins in self._played if begins <= now]
         if self.text or heard:
-            self.history.add(user=self.text, heard=heard, tools=self._tool_messages, interrupted=interrupted)
+            self.history.add(user=self.text, heard=heard, tools=self._tool_messages, interrupted=interrupted, language=self.language)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -259,7 +259,11 @@ class Turn:
             on_first=self._llm_answers,
             tool_messages=self._tool_messages,
         )
-        history = [Message("system", self.system_prompt()), *self.history.messages(), Message("user", self.text)]
+        history = [
+            Message("system", self.system_prompt()),
+            *self.history.messages(languages=self.engines.llm.languages),
+            Message("user", self.text),
+        ]
         said = False
         try:
             async with aclosing(reply.sentences(history)) as sentences:

@@ -417,6 +417,14 @@ def test_a_model_is_not_asked_in_a_language_that_it_does_not_speak() -> None:
     assert stage.output.texts("sentence") == [phrases("en").no_model]
 
 
+def test_a_model_of_one_language_is_not_shown_the_others() -> None:
+    stage = Stage(llm=ScriptedLlm(languages=frozenset({"en"})))
+    stage.history.add(user="现在几点", heard=["八点。"], language="zh")
+    stage.history.add(user="hello", heard=["Hi."], language="en")
+    played(stage)
+    assert [message.content for message in stage.llm.histories[0][1:-1]] == ["hello", "Hi."]
+
+
 def test_a_call_that_cannot_be_read_is_told_to_the_model() -> None:
     call = ToolCall("c1", "set_volume", {}, malformed="the arguments were no JSON object")
     stage = Stage(llm=ScriptedLlm([[call], ["Sorry, once more."]]))
