@@ -67,6 +67,8 @@ class ModelReply:
     tool_messages: list[Message] = field(default_factory=list)
     """The assistant and tool messages of the rounds so far, for the history."""
     end_session: bool = False
+    acted: bool = False
+    """Tools were called, and none has failed."""
     done: bool = False
     """The tools have said, or left unsaid, all there is to say."""
     _spoke: bool = False
@@ -120,6 +122,7 @@ class ModelReply:
         results = [task.result() for task in running]
         for call, result in zip(calls, results, strict=True):
             self.tool_messages.append(Message("tool", result.text, tool_call_id=call.id))
+        self.acted = not any(result.is_error for result in results)
         self.done = all(result.next != "ask_model" for result in results)
         self.end_session = any(result.next == "end" for result in results)
         for result in results:
@@ -129,5 +132,5 @@ class ModelReply:
 
     async def _run(self, call: ToolCall) -> ToolResult:
         if call.malformed:
-            return ToolResult(call.malformed, is_error=True)
+            return ToolResult(f"The arguments are not a JSON object: {call.malformed}", is_error=True)
         return await self.toolbox.call(call.name, call.arguments)

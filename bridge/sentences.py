@@ -180,7 +180,34 @@ _UNFINISHED_EN = frozenset(
         " that which who what's where's how's not then than as about into like"
     ).split()
 )
-_UNFINISHED_ZH = ("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话")
+_UNFINISHED_ENDS_EN = (
+    *("like to know", "want to know", "tell me", "show me", "remind me", "do you know", "i would like", "i'd like", "i want", "i need"),
+    *("can you", "could you", "would you", "will you", "how much", "how many", "how about", "i am", "i'm", "it's", "and then"),
+)
+"""Whole words that ask for an object or a verb."""
+_UNFINISHED_ZH = (
+    *("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话"),
+    *(
+        "我想知道",
+        "请问",
+        "告诉我",
+        "提醒我",
+        "帮我",
+        "给我",
+        "我想",
+        "我要",
+        "我想要",
+        "能不能",
+        "可不可以",
+        "你能",
+        "关于",
+        "或者",
+        "还是",
+        "而且",
+        "不过",
+        "可是",
+    ),
+)
 
 
 def sounds_unfinished(text: str) -> bool:
@@ -198,6 +225,8 @@ def sounds_unfinished(text: str) -> bool:
     if text[-1] in "?？!！":
         return False
     last = bare.split()[-1] if bare.split() else ""
+    if any(bare == end or bare.endswith(f" {end}") for end in _UNFINISHED_ENDS_EN):
+        return True
     return last in _UNFINISHED_EN or bare.endswith(_UNFINISHED_ZH) or last in {"um", "uh", "er", "hmm"}
 
 

@@ -275,8 +275,8 @@ class Turn:
             said = True
             yield self._apology("cannot_think")
         if not said and not reply.done:
-            log.warning("the language model said nothing")
-            yield self._apology("went_wrong")
+            log.warning("the language model said nothing", after_tools=reply.acted)
+            yield Sentence(phrases(self.language).done) if reply.acted else self._apology("went_wrong")
         self.end_session = reply.end_session
 
     def _llm_answers(self) -> None:

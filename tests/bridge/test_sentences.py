@@ -77,12 +77,29 @@ def test_pieces_do_not_depend_on_how_the_text_arrives(text: str, step: int) -> N
     assert split(text, step=step) == split(text, step=max(1, len(text)))
 
 
-@pytest.mark.parametrize("text", ["Turn on the", "I want to,", "because", "Set a timer for...", "帮我把", "如果"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Turn on the",
+        "I want to,",
+        "because",
+        "Set a timer for...",
+        "帮我把",
+        "如果",
+        "I would like to know.",
+        "Can you",
+        "And remind me",
+        "请问。",
+    ],
+)
 def test_unfinished(text: str) -> None:
     assert sounds_unfinished(text)
 
 
-@pytest.mark.parametrize("text", ["Turn on the light.", "What time is it?", "现在几点了？", "", "Stop"])
+@pytest.mark.parametrize(
+    "text",
+    ["Turn on the light.", "What time is it?", "现在几点了？", "", "Stop", "I don't know.", "Can you?", "Let me know.", "你能告诉我吗？"],
+)
 def test_finished(text: str) -> None:
     assert not sounds_unfinished(text)
 

@@ -426,10 +426,22 @@ def test_a_model_of_one_language_is_not_shown_the_others() -> None:
 
 
 def test_a_call_that_cannot_be_read_is_told_to_the_model() -> None:
-    call = ToolCall("c1", "set_volume", {}, malformed="the arguments were no JSON object")
+    call = ToolCall("c1", "set_volume", {}, malformed="{oops")
     stage = Stage(llm=ScriptedLlm([[call], ["Sorry, once more."]]))
     played(stage)
-    assert stage.llm.histories[1][-1].content == "the arguments were no JSON object"
+    assert stage.llm.histories[1][-1].content == "The arguments are not a JSON object: {oops"
+
+
+@pytest.mark.parametrize(("fails", "said"), [(False, phrases("en").done), (True, phrases("en").went_wrong)])
+def test_a_model_without_words_for_what_a_tool_did(*, fails: bool, said: str) -> None:
+    @tool
+    async def switch_on() -> ToolResult:
+        """Switch on."""
+        return ToolResult("x", is_error=fails)
+
+    stage = Stage(llm=ScriptedLlm([[ToolCall("c1", "switch_on", {})], []]), toolbox=ToolBox(local=[switch_on]))
+    played(stage)
+    assert stage.output.texts("sentence") == [said]
 
 
 def test_a_tool_that_wants_silence_gets_it() -> None:

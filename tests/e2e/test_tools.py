@@ -136,7 +136,7 @@ async def test_check_081_every_failure_is_told_to_the_model(tmp_path: Path) -> N
         raise ToolError('The "lamp" is missing')  # unescaped, hence no valid JSON
 
     extra = (Tool(name="self.lamp.refuse", description="", call=refuse), Tool(name="self.lamp.quote", description="", call=quote))
-    malformed = ToolCall("call-4", VOLUME, {}, malformed="the arguments are not a JSON object")
+    malformed = ToolCall("call-4", VOLUME, {}, malformed='{"volume": ')
     stage = cast(
         [called("self_lamp_refuse", 1), called("self_lamp_quote", 2), called(VOLUME, 3, volume=500), malformed], ["That went wrong. "]
     )
