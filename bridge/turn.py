@@ -38,6 +38,8 @@ At least 0.1 must be left of it where it arrives: `tts start` takes the slower w
 """
 STOP_AFTER_S = 0.1
 """From the modelled end of playback to `tts stop`."""
+SECOND_CHANCE_S = 1.0
+"""For recognition after the early one has failed, however long that took."""
 ADDRESS_WAIT_S = 5.0
 SENTENCES_AHEAD = 2
 FRAMES_AHEAD_S = 2.0
@@ -239,7 +241,8 @@ class Turn:
         self.stamps.speech_end = utterance.speech_end
         task = self.request.transcript
         early = await task if task else None
-        transcript = early or await transcribe(self.engines.asr, utterance, timeout_s=self.limits.asr_s)
+        left_s = self.limits.asr_s - (self._now() - self.stamps.committed)  # a recogniser that stalls is not waited for twice
+        transcript = early or await transcribe(self.engines.asr, utterance, timeout_s=max(SECOND_CHANCE_S, left_s))
         self.stamps.asr_final = self._now()
         text = self.heard_text(transcript.text.strip())
         if not any(character.isalnum() for character in text):

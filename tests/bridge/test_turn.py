@@ -16,7 +16,7 @@ from bridge.phrases import phrases
 from bridge.skills import SkillReply
 from bridge.turn import START_GUARD_S, Engines, Request, Turn, TurnLimits
 from iot.toolbox import ToolBox
-from providers.base import Intent, ProviderUnavailable, ToolCall
+from providers.base import Intent, ProviderUnavailable, ToolCall, Transcript
 from providers.tools import ToolResult, tool
 from settings.model import Audio
 from tests.scripted import ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts, tone
@@ -234,6 +234,25 @@ def test_check_090_a_stall_is_a_failure(stalling: str) -> None:
     assert stalling in turn.failures
     assert len(stage.output.times("start")) == len(stage.output.times("stop")) == 1
     assert stage.output.times("stop")[0] - 1000.0 < 45
+
+
+def test_check_090_a_recogniser_that_stalls_is_not_waited_for_twice() -> None:
+    """The early transcription has used up the time: the user is told after one time-out, not after two."""
+    stage = Stage(asr=ScriptedAsr(delay_s=60))
+
+    async def main() -> float:
+        async def early() -> Transcript | None:
+            await asyncio.sleep(TurnLimits().asr_s)
+            return None
+
+        began = asyncio.get_running_loop().time()
+        turn = stage.turn()
+        turn.request.transcript = asyncio.get_running_loop().create_task(early())
+        await turn.run()
+        return stage.output.times("start")[0] - began
+
+    assert run(main()) <= TurnLimits().asr_s + 1.5
+    assert stage.output.texts("sentence") == [phrases("en").did_not_hear]
 
 
 def test_a_model_that_breaks_off_keeps_what_it_said() -> None:
