@@ -84,10 +84,10 @@ class Stamps:
     playback_end: float = 0.0
 
     def since_speech_ms(self) -> dict[str, int]:
-        """Milliseconds from the end of speech to each stamp that was reached."""
+        """Milliseconds from the end of speech to each stamp that was reached; nothing for what no speech has asked for."""
         names = ("committed", "asr_final", "llm_first", "tts_first", "first_packet", "playback_end")
         start = self.speech_end or self.committed
-        return {f"{name}_ms": round((getattr(self, name) - start) * 1000) for name in names if getattr(self, name)}
+        return {f"{name}_ms": round((getattr(self, name) - start) * 1000) for name in names if start and getattr(self, name)}
 
 
 @dataclass(frozen=True, slots=True)

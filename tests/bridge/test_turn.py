@@ -390,9 +390,11 @@ def test_a_loop_of_tool_calls_ends() -> None:
 
 def test_an_announcement_is_said_as_it_is() -> None:
     stage = Stage()
-    played(stage, Request(say="Your tea is ready."))
+    turn = played(stage, Request(say="Your tea is ready."))
     assert stage.output.order == ["llm", "start", "sentence", "audio", "stop"]
     assert stage.output.texts("sentence") == ["Your tea is ready."]
+    assert turn.stamps.first_packet
+    assert turn.stamps.since_speech_ms() == {}
 
 
 def test_emoji_become_faces_and_are_not_spoken() -> None:
