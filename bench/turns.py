@@ -3,7 +3,7 @@
 Overhead of a turn = (first audio packet of the answer received by the device - last voiced packet sent by it)
 - the closing silence, from the last voiced packet to the one with which ``vad.silence_ms`` is complete
 - the fixed delays of the scripted engines (recogniser, first piece of the model's text, voice).
-The 110 ms that the protocol wants between `tts start` and the first packet pass while the engines "work", so nothing is
+The 130 ms that the protocol wants between `tts start` and the first packet pass while the engines "work", so nothing is
 taken off for them. What remains is the server's: receive, decipher, decode, VAD, endpointing, the turn's tasks, resampling,
 encoding, sending; and the loopback and the scheduling of both processes.
 """

@@ -7,7 +7,7 @@ kept with their results; a call whose result is missing is repaired, because mod
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from providers.base import Message
@@ -20,6 +20,8 @@ class Exchange:
     """One turn: what the user said, the tool messages it took, what was heard of the answer."""
 
     messages: tuple[Message, ...]
+    language: str = ""
+    """Empty: not known."""
 
 
 class History:
@@ -31,11 +33,19 @@ class History:
     def __len__(self) -> int:
         return len(self._exchanges)
 
-    def messages(self) -> list[Message]:
-        """All messages, oldest first; a valid history for any chat model."""
-        return [message for exchange in self._exchanges for message in exchange.messages]
+    def messages(self, *, languages: Collection[str] | None = None) -> list[Message]:
+        """All messages, oldest first; a valid history for any chat model.
 
-    def add(self, *, user: str, heard: Sequence[str], tools: Sequence[Message] = (), interrupted: bool = False) -> None:
+        ``languages``: only the exchanges in these, for a small model that goes on in whatever language it is shown.
+        """
+        return [
+            message
+            for exchange in self._exchanges
+            if languages is None or not exchange.language or exchange.language.partition("-")[0] in languages
+            for message in exchange.messages
+        ]
+
+    def add(self, *, user: str, heard: Sequence[str], tools: Sequence[Message] = (), interrupted: bool = False, language: str = "") -> None:
         """Append a finished turn. ``tools`` are the assistant and tool messages of its tool rounds."""
         messages = [Message("user", user)] if user else []
         messages += repaired(tools)
@@ -45,7 +55,7 @@ class History:
         if said:
             messages.append(Message("assistant", said))
         if messages:
-            self._exchanges.append(Exchange(tuple(messages)))
+            self._exchanges.append(Exchange(tuple(messages), language))
 
     def clear(self) -> None:
         self._exchanges.clear()

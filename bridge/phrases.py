@@ -10,6 +10,8 @@ class Phrases:
     """The sentences of one language."""
 
     one_moment: str
+    done: str
+    """A tool has done it, and the model has no words for that."""
     did_not_hear: str
     """Recognition failed."""
     cannot_think: str
@@ -28,6 +30,7 @@ class Phrases:
 _PHRASES = {
     "en": Phrases(
         one_moment="One moment.",
+        done="Done.",
         did_not_hear="Sorry, my speech recognition is not working right now.",
         cannot_think="Sorry, I cannot reach my language model right now.",
         cannot_speak="My voice is not working right now.",
@@ -38,6 +41,7 @@ _PHRASES = {
     ),
     "zh": Phrases(
         one_moment="请稍等。",
+        done="好了。",
         did_not_hear="抱歉，语音识别暂时不可用。",
         cannot_think="抱歉，我暂时连接不上语言模型。",
         cannot_speak="语音合成暂时不可用。",

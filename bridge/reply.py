@@ -13,7 +13,7 @@ import structlog
 
 from bridge.emotions import EMOTIONS, emotion_of
 from bridge.phrases import phrases
-from bridge.sentences import SentenceSplitter
+from bridge.sentences import CodeFilter, SentenceSplitter
 from bridge.streams import patient
 from iot.toolbox import ToolBox
 from providers.base import Llm, Message, TextDelta, ToolCall, Usage
@@ -69,6 +69,8 @@ class ModelReply:
     tool_messages: list[Message] = field(default_factory=list)
     """The assistant and tool messages of the rounds so far, for the history."""
     end_session: bool = False
+    acted: bool = False
+    """Tools were called, and none has failed."""
     done: bool = False
     """The tools have said, or left unsaid, all there is to say."""
     _spoke: bool = False
@@ -79,7 +81,7 @@ class ModelReply:
         for last_round in [*[False] * self.max_rounds, True]:
             tools = self.toolbox.specs() if self.llm.tools and not last_round else ()
             calls: list[ToolCall] = []
-            splitter = SentenceSplitter()
+            prose, splitter = CodeFilter(), SentenceSplitter()
             said: list[str] = []
             stream = self.llm.chat([*history, *self.tool_messages], tools)
             async with aclosing(patient(stream, seconds=self.piece_timeout_s, what="the language model")) as events:
@@ -88,14 +90,14 @@ class ModelReply:
                         case TextDelta(text):
                             self.on_first()
                             said.append(text)
-                            for sentence in self._spoken(splitter.feed(text) or self._first_words(splitter)):
+                            for sentence in self._spoken(splitter.feed(prose.feed(text)) or self._first_words(splitter)):
                                 yield sentence
                         case ToolCall():
                             self.on_first()
                             calls.append(event)
                         case Usage(prompt, completion):
                             log.debug("the model has answered", prompt_tokens=prompt, completion_tokens=completion)
-            for sentence in self._spoken(splitter.flush()):
+            for sentence in self._spoken([*splitter.feed(prose.flush()), *splitter.flush()]):
                 yield sentence
             if not calls:
                 return
@@ -130,6 +132,7 @@ class ModelReply:
         results = [task.result() for task in running]
         for call, result in zip(calls, results, strict=True):
             self.tool_messages.append(Message("tool", result.text, tool_call_id=call.id))
+        self.acted = not any(result.is_error for result in results)
         self.done = all(result.next != "ask_model" for result in results)
         self.end_session = any(result.next == "end" for result in results)
         for result in results:
@@ -139,5 +142,5 @@ class ModelReply:
 
     async def _run(self, call: ToolCall) -> ToolResult:
         if call.malformed:
-            return ToolResult(call.malformed, is_error=True)
+            return ToolResult(f"The arguments are not a JSON object: {call.malformed}", is_error=True)
         return await self.toolbox.call(call.name, call.arguments)

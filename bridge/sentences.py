@@ -19,6 +19,9 @@ ABBREVIATIONS = frozenset("mr mrs ms dr prof sr jr st vs e.g i.e z.b d.h bzw".sp
 SOFT_ABBREVIATIONS = frozenset("etc a.m p.m u.s u.k no nr fig inc ltd approx ca usw".split())
 """End one only before a capital."""
 
+FENCES = ("```", "~~~")
+"""Enclose code in markdown."""
+
 FIRST_CLAUSE_CJK = 6
 FIRST_CLAUSE_WORDS = 3
 LONGEST = 240
@@ -75,6 +78,8 @@ class SentenceSplitter:
         """Where speech may pause although no mark stands there; 0 for nowhere."""
         text = self._text
         for index in range(len(text) - 1, 0, -1):
+            if text[index] in CLAUSE_MARKS | FULL_STOPS:
+                continue
             head = text[:index]
             if text[index].isspace():
                 words = head.split()
@@ -82,7 +87,7 @@ class SentenceSplitter:
                     return 0
                 if words[-1].lower() not in _UNFINISHED_EN and any(character.isalnum() for character in words[-1]):
                     return index
-            elif head[-1] in _RESTS_ZH and is_cjk(text[index]) and text[index] not in CLAUSE_MARKS | FULL_STOPS:
+            elif head[-1] in _RESTS_ZH and is_cjk(text[index]) and text[index - 1 : index + 1] not in _RESTLESS_ZH:
                 return index if speakable_length(head)[0] >= FIRST_CLAUSE_CJK else 0
         return 0
 
@@ -158,15 +163,81 @@ class SentenceSplitter:
         return space + 1 if space > 0 else LONGEST
 
 
+class CodeFilter:
+    """Takes fenced code out of a stream of markdown before it is cut into sentences: nobody wants to hear code.
+
+    A block that is not closed lasts to the end. Pure.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._fence = ""
+        """What closes the block that we are in; empty outside."""
+
+    def feed(self, delta: str) -> str:
+        """What of this piece, and of what was held back before it, is no code. A line break stands where a block was."""
+        text, self._held, out = self._held + delta, "", ""
+        while text:
+            fences = (self._fence,) if self._fence else FENCES
+            fence, at = min(((fence, text.find(fence)) for fence in fences if fence in text), key=lambda found: found[1], default=("", -1))
+            if at < 0:
+                kept = _fence_begun(text, fences)
+                self._held = text[len(text) - kept :]
+                return out if self._fence else out + text[: len(text) - kept]
+            out += "" if self._fence else text[:at] + "\n"
+            self._fence = "" if self._fence else fence
+            text = text[at + len(fence) :]
+        return out
+
+    def flush(self) -> str:
+        """What was held back, as no fence has come of it; the filter starts over."""
+        held = "" if self._fence else self._held
+        self._held = self._fence = ""
+        return held
+
+
+def _fence_begun(text: str, fences: tuple[str, ...]) -> int:
+    """How many characters at the end of ``text`` may become a fence."""
+    return next((n for n in (2, 1) if any(text.endswith(fence[:n]) for fence in fences)), 0)
+
+
 _UNFINISHED_EN = frozenset(
     (
         "and or but so because if when while the a an of to for with in on at from by my your his her their our is are was were"
         " that which who what's where's how's not then than as about into like"
     ).split()
 )
-_RESTS_ZH = frozenset("的了着过吗呢吧们")
-"""Characters that end a word wherever they stand: a voice may pause behind them."""
-_UNFINISHED_ZH = ("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话")
+_RESTS_ZH = frozenset("的了吗呢吧们")
+"""Characters that nearly always end a word: a voice may pause behind them."""
+_RESTLESS_ZH = frozenset({"的确", "的士", "了解", "了不"})
+_UNFINISHED_ENDS_EN = (
+    *("like to know", "want to know", "tell me", "show me", "remind me", "do you know", "i would like", "i'd like", "i want", "i need"),
+    *("can you", "could you", "would you", "will you", "how much", "how many", "how about", "i am", "i'm", "it's", "and then"),
+)
+"""Whole words that ask for an object or a verb."""
+_UNFINISHED_ZH = (
+    *("因为", "但是", "然后", "如果", "所以", "和", "跟", "把", "还有", "就是", "那个", "比如", "的话"),
+    *(
+        "我想知道",
+        "请问",
+        "告诉我",
+        "提醒我",
+        "帮我",
+        "给我",
+        "我想",
+        "我要",
+        "我想要",
+        "能不能",
+        "可不可以",
+        "你能",
+        "关于",
+        "或者",
+        "还是",
+        "而且",
+        "不过",
+        "可是",
+    ),
+)
 
 
 def sounds_unfinished(text: str) -> bool:
@@ -184,6 +255,8 @@ def sounds_unfinished(text: str) -> bool:
     if text[-1] in "?？!！":
         return False
     last = bare.split()[-1] if bare.split() else ""
+    if any(bare == end or bare.endswith(f" {end}") for end in _UNFINISHED_ENDS_EN):
+        return True
     return last in _UNFINISHED_EN or bare.endswith(_UNFINISHED_ZH) or last in {"um", "uh", "er", "hmm"}
 
 

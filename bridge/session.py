@@ -44,6 +44,10 @@ from udp_audio.errors import ChannelClosed
 log = structlog.get_logger(__name__)
 
 WAITING_ANNOUNCEMENTS = 8
+RELISTEN_S = 1.0
+"""After `tts stop` a device in auto mode says `listen start`. An announcement waits for it, at most so long: begun before,
+it would be cut off by it.
+"""
 QUIET_PEAK = 60
 """Peak amplitude under which push-to-talk audio holds nothing worth a transcription."""
 DEVICE_PATIENCE_S = 60.0
@@ -130,6 +134,8 @@ class Session:
         self._unanswered: Utterance | None = None
         self._early: asyncio.Task[Transcript | None] | None = None
         self._waiting: deque[str] = deque(maxlen=WAITING_ANNOUNCEMENTS)
+        self._relisten: asyncio.TimerHandle | None = None
+        """Pending while the device's `listen start` is due."""
         self._wake_word = ""
         self._greeting = ""
         self._ended = asyncio.Event()
@@ -150,6 +156,7 @@ class Session:
                 await self._live()
             finally:
                 self._microphone_off()
+                self._relistened()
                 self.channel.close()
                 self.timers.close()
                 if self._farewell:
@@ -196,6 +203,9 @@ class Session:
         delivered = self._deliver(message)
         if isinstance(message, TtsStart) and not delivered:
             self._start_missed = True
+        if isinstance(message, TtsStop) and self.mode is Mode.AUTO:
+            self._relistened()
+            self._relisten = asyncio.get_running_loop().call_later(RELISTEN_S, self._announce_waiting)
         return delivered
 
     async def _listen(self) -> None:
@@ -235,8 +245,11 @@ class Session:
             case Listen(state="start", mode=mode):
                 self.mode = Mode(mode)
                 self._microphone_on()
+                due = self._relistened()
                 self._event(Event.LISTEN_START)
                 self._greet()
+                if due:
+                    self._announce_waiting()
             case Listen(state="stop"):
                 self._microphone_off()
                 self._event(Event.LISTEN_STOP)
@@ -268,10 +281,22 @@ class Session:
 
     def announce(self, text: str) -> None:
         """Say ``text`` as it is: now when the floor is free, else after the current turn. The oldest waiting one is dropped at 8."""
-        if self._ear.in_speech:
+        if self._ear.in_speech or self._relisten is not None:
             self._waiting.append(text)
             return
         self._event(Event.ANNOUNCE, Request(say=text))
+
+    def _relistened(self) -> bool:
+        """Nothing is due of the device any more; True when it was."""
+        due, self._relisten = self._relisten, None
+        if due is not None:
+            due.cancel()
+        return due is not None
+
+    def _announce_waiting(self) -> None:
+        self._relistened()
+        if self._waiting and not self.ended:
+            self.announce(self._waiting.popleft())
 
     # -- whether it is heard -----------------------------------------------------------------------------------------------
     @property
@@ -440,8 +465,8 @@ class Session:
         self._event(Event.SPOKEN if turn.spoke else Event.NOTHING_HEARD)
         if turn.end_session:
             self.end("the conversation has ended", goodbye=True)
-        elif self._waiting:
-            self.announce(self._waiting.popleft())
+        elif self._relisten is None:
+            self._announce_waiting()
 
     def _speech_started(self) -> None:
         if self.mode is not Mode.REALTIME:  # half duplex: the device stops listening while it speaks

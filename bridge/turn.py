@@ -31,10 +31,15 @@ from udp_audio.pacer import Pacer
 
 log = structlog.get_logger(__name__)
 
-START_GUARD_S = 0.11
-"""From `tts start` to the first packet: the device clears its queue one main-loop pass after it changes state."""
+START_GUARD_S = 0.13
+"""From `tts start` to the first packet: the device clears its queue one main-loop pass after it changes state.
+
+At least 0.1 must be left of it where it arrives: `tts start` takes the slower way (TCP).
+"""
 STOP_AFTER_S = 0.1
 """From the modelled end of playback to `tts stop`."""
+SECOND_CHANCE_S = 1.0
+"""For recognition after the early one has failed, however long that took."""
 ADDRESS_WAIT_S = 5.0
 SENTENCES_AHEAD = 2
 FRAMES_AHEAD_S = 2.0
@@ -79,10 +84,10 @@ class Stamps:
     playback_end: float = 0.0
 
     def since_speech_ms(self) -> dict[str, int]:
-        """Milliseconds from the end of speech to each stamp that was reached."""
+        """Milliseconds from the end of speech to each stamp that was reached; nothing for what no speech has asked for."""
         names = ("committed", "asr_final", "llm_first", "tts_first", "first_packet", "playback_end")
         start = self.speech_end or self.committed
-        return {f"{name}_ms": round((getattr(self, name) - start) * 1000) for name in names if getattr(self, name)}
+        return {f"{name}_ms": round((getattr(self, name) - start) * 1000) for name in names if start and getattr(self, name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ class Turn:
         interrupted = self.outcome == "interrupted"
         heard = [text for text, begins in self._played if begins <= now]
         if self.text or heard:
-            self.history.add(user=self.text, heard=heard, tools=self._tool_messages, interrupted=interrupted)
+            self.history.add(user=self.text, heard=heard, tools=self._tool_messages, interrupted=interrupted, language=self.language)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -236,7 +241,8 @@ class Turn:
         self.stamps.speech_end = utterance.speech_end
         task = self.request.transcript
         early = await task if task else None
-        transcript = early or await transcribe(self.engines.asr, utterance, timeout_s=self.limits.asr_s)
+        left_s = self.limits.asr_s - (self._now() - self.stamps.committed)  # a recogniser that stalls is not waited for twice
+        transcript = early or await transcribe(self.engines.asr, utterance, timeout_s=max(SECOND_CHANCE_S, left_s))
         self.stamps.asr_final = self._now()
         text = self.heard_text(transcript.text.strip())
         if not any(character.isalnum() for character in text):
@@ -256,7 +262,11 @@ class Turn:
             on_first=self._llm_answers,
             tool_messages=self._tool_messages,
         )
-        history = [Message("system", self.system_prompt()), *self.history.messages(), Message("user", self.text)]
+        history = [
+            Message("system", self.system_prompt()),
+            *self.history.messages(languages=self.engines.llm.languages),
+            Message("user", self.text),
+        ]
         said = False
         try:
             async with aclosing(reply.sentences(history)) as sentences:
@@ -268,8 +278,8 @@ class Turn:
             said = True
             yield self._apology("cannot_think")
         if not said and not reply.done:
-            log.warning("the language model said nothing")
-            yield self._apology("went_wrong")
+            log.warning("the language model said nothing", after_tools=reply.acted)
+            yield Sentence(phrases(self.language).done) if reply.acted else self._apology("went_wrong")
         self.end_session = reply.end_session
 
     def _llm_answers(self) -> None:

@@ -21,8 +21,9 @@ from providers.tools import ToolResult
 log = structlog.get_logger(__name__)
 
 PROTOCOL_VERSION: Final = "2024-11-05"
-MAX_PAGES: Final = 32
 MAX_TOOLS: Final = 128
+MAX_PAGES: Final = MAX_TOOLS
+"""A page may hold a single tool: the firmware's limit is 8000 bytes, and others page as they like."""
 CAMERA_TIMEOUT_S: Final = 40.0
 ATTEMPTS: Final = 2
 NAME_LIMIT: Final = 128

@@ -83,11 +83,12 @@ class ToolBox:
     async def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """Runs a tool by model name, or by device name. Wrong arguments and unknown names become error results.
 
-        What a local tool raises is passed on. Cancellation: see the tool; a device call is forgotten, not undone.
+        A local tool that raises becomes an error result too: the task that runs it belongs to the session, which must survive it.
+        Cancellation: see the tool; a device call is forgotten, not undone.
         """
         local = self._local.get(name)
         if local is not None:
-            return await local.call(arguments)
+            return await self._call_local(local, arguments)
         tool = self._device_tool(name)
         if tool is None:
             return ToolResult(f"There is no tool named {bounded_text(name, limit=64)}.", is_error=True)
@@ -95,6 +96,13 @@ class ToolBox:
             return await self._run(tool, arguments)
         except ArgumentError as error:
             return ToolResult(f"{error}.", is_error=True)
+
+    async def _call_local(self, tool: LocalTool, arguments: dict[str, Any]) -> ToolResult:
+        try:
+            return await tool.call(arguments)
+        except Exception as error:  # a plug-in's code: whatever it raises is its own failure
+            log.exception("a local tool has failed", tool=tool.spec.name)
+            return ToolResult(f"The tool {tool.spec.name} has failed ({type(error).__name__}).", is_error=True)
 
     def _device_tools(self) -> Iterator[DeviceTool | StateTool | MethodTool]:
         if self._mcp is not None:

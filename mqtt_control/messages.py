@@ -9,6 +9,7 @@ A struct is frozen; its containers (`payload`, `descriptors`, ...) are what the 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
@@ -269,6 +270,7 @@ def parse(data: bytes, *, max_bytes: int = MAX_INBOUND_BYTES) -> Inbound:
 
     Raises :class:`MessageError`, and nothing else, for what is no JSON object in UTF-8 with a known ``type`` and
     readable members. Optional members of hello, listen and abort that are null or of a wrong type count as absent.
+    The two messages into which firmware puts a text without escaping it (an MCP error, a wake word) may hold any.
     """
     if len(data) > max_bytes:
         raise MessageError(f"the message has {len(data)} bytes, more than {max_bytes}")
@@ -281,7 +283,10 @@ def parse(data: bytes, *, max_bytes: int = MAX_INBOUND_BYTES) -> Inbound:
     except RecursionError:
         raise MessageError("the message is nested too deeply") from None
     except msgspec.DecodeError as error:
-        raise MessageError(f"the message is not JSON: {sanitise(str(error), 120)}") from None
+        salvaged = _with_a_text_unescaped(data)
+        if salvaged is None:
+            raise MessageError(f"the message is not JSON: {sanitise(str(error), 120)}") from None
+        message = salvaged
     if isinstance(message, Mcp):
         _check_depth([message.payload])
     elif isinstance(message, Iot):
@@ -294,6 +299,36 @@ def _decode(data: bytes) -> Inbound:
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
         return _second_look(data, error)
+
+
+_ERROR: Final = re.compile(
+    rb'"type"\s*:\s*"mcp"\s*,\s*"payload"\s*:\s*\{\s*"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(\d{1,9})\s*,'
+    rb'\s*"error"\s*:\s*\{\s*"message"\s*:\s*"'
+)
+_WAKE_WORD: Final = re.compile(rb'"type"\s*:\s*"listen"\s*,\s*"state"\s*:\s*"detect"\s*,\s*"text"\s*:\s*"')
+_SESSION: Final = re.compile(rb'\s*\{\s*"session_id"\s*:\s*"([^"\\]{0,64})"')
+_CLOSING: Final = b" \t\r\n}"
+
+
+def _with_a_text_unescaped(data: bytes) -> Inbound | None:
+    """The message that the firmware has put together around a text with a quote or a line break in it; None for all else.
+
+    Without this the caller of a tool waits for its time-out although the device has refused at once.
+    """
+    session = _SESSION.match(data)
+    session_id = session[1].decode(errors="replace") if session else ""
+    if (error := _ERROR.search(data)) is not None and (text := _raw_text(data, error.end())):
+        return Mcp({"jsonrpc": "2.0", "id": int(error[1]), "error": {"message": sanitise(text, MAX_DISPLAY_CHARS)}}, session_id)
+    if (wake := _WAKE_WORD.search(data)) is not None and (text := _raw_text(data, wake.end())):
+        return Listen(session_id=session_id, state="detect", text=text)
+    return None
+
+
+def _raw_text(data: bytes, begin: int) -> str:
+    """The text from ``begin`` to the last quote of the message; empty when it holds nothing that should have been escaped."""
+    end = data.rstrip(_CLOSING)
+    text = end[begin:-1] if end.endswith(b'"') else b""
+    return text.decode(errors="replace") if any(mark in text for mark in (b'"', b"\n", b"\r", b"\t")) else ""
 
 
 def _check_depth(containers: list[Any]) -> None:

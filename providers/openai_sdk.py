@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NO_KEY: Final = "none"  # servers of one's own ask for no key, but the SDK insists on one
 _MAX_DETAIL_CHARS: Final = 200
+MAX_RETRY_WAIT_S: Final = 2.0
 
 
 class Endpoint(Protocol):
@@ -85,12 +86,26 @@ class Client:
 
 
 def _make(config: Endpoint) -> AsyncOpenAI:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     if urlsplit(config.base_url).scheme not in {"http", "https"}:
         raise ProviderRejected(f"base_url {config.base_url!r} is not an http(s) address", provider="openai")
     key = config.api_key.get_secret_value() or _NO_KEY
-    return AsyncOpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.retries)
+    http = DefaultAsyncHttpxClient(timeout=config.timeout_s, event_hooks={"response": [_give_up_on_long_waits]})
+    return AsyncOpenAI(api_key=key, base_url=config.base_url, timeout=config.timeout_s, max_retries=config.retries, http_client=http)
+
+
+async def _give_up_on_long_waits(response: Any) -> None:
+    """An endpoint that wants to be left alone for longer than anybody waits for an answer is not asked again.
+
+    The SDK would sleep for up to a minute, as ``Retry-After`` says; it obeys ``x-should-retry``.
+    """
+    try:
+        wait_s = float(response.headers.get("retry-after", "0"))
+    except ValueError:  # a date: one that is far away cannot be told from one that is near without the peer's clock
+        wait_s = MAX_RETRY_WAIT_S
+    if wait_s > MAX_RETRY_WAIT_S:
+        response.headers["x-should-retry"] = "false"
 
 
 @functools.cache

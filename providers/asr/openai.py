@@ -90,7 +90,7 @@ class OpenAiTranscription:
 
     def _transcript(self, answer: Any) -> Transcript:
         """Servers differ in what they add to the text; where there is none (a web page, say), something else answers there."""
-        text = getattr(answer, "text", None)
+        text = answer if isinstance(answer, str) and not _is_markup(answer) else getattr(answer, "text", None)
         if not isinstance(text, str):
             host = openai_sdk.where(self._config.base_url)
             raise ProviderUnavailable(f"{host} answered without a text; is base_url right up to its /v1?", provider=_PROVIDER)
@@ -99,6 +99,11 @@ class OpenAiTranscription:
             language = self._config.language
         heard = any(character.isalnum() for character in text) and not is_phantom(text, weak=False)
         return Transcript(text.strip() if heard else "", language.split("-")[0].lower() if language else None)
+
+
+def _is_markup(text: str) -> bool:
+    """A web page or an unread JSON document rather than the bare transcript that some servers send as ``text/plain``."""
+    return text.lstrip().startswith(("<", "{"))
 
 
 def wav(frames: list[PcmFrame]) -> bytes:

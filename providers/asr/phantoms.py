@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 _ALWAYS: Final = (
@@ -55,8 +56,14 @@ _WEAK: Final = frozenset(
 )
 """People do say these: phantoms only when there is little behind them."""
 
+_CAPTION: Final = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|\*[^*]*\*|（[^（）]*）|【[^【】]*】|[♪♫].*?[♪♫]", re.DOTALL)
+"""What is not said but described: ``[BLANK_AUDIO]``, ``(music)``, ``*coughs*``, ``（笑声）``."""
+
 
 def is_phantom(text: str, *, weak: bool) -> bool:
     """True for a text that stands for noise; ``weak`` says that the recogniser itself had doubts."""
-    words = " ".join("".join(character if character.isalnum() else " " for character in text.lower()).split())
+    spoken = _CAPTION.sub(" ", text)
+    words = " ".join("".join(character if character.isalnum() else " " for character in spoken.lower()).split())
+    if not words and spoken != text:
+        return True  # nothing but captions
     return any(phrase in words for phrase in _ALWAYS) or (weak and words in _WEAK)

@@ -120,6 +120,7 @@ class _CallParts:
 @dataclass(slots=True)
 class AnswerParser:
     """Events of one streamed answer. ``feed`` takes each chunk as a JSON object, ``finish`` gives what was left.
+    An answer that came in one piece (``message`` instead of ``delta``) is one chunk.
 
     Text comes at once. Tool calls come whole, at the end, in the order the model began them. Nothing in a chunk raises:
     members of a wrong type are passed over, since compatible servers differ.
@@ -135,7 +136,7 @@ class AnswerParser:
         events: list[ChatEvent] = []
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            delta = choice.get("delta") if isinstance(choice, Mapping) else None
+            delta = choice.get("delta", choice.get("message")) if isinstance(choice, Mapping) else None
             if not isinstance(delta, Mapping):
                 continue
             content = delta.get("content")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -91,7 +92,11 @@ class OpenAiChat:
             try:
                 parser = AnswerParser()
                 chunks = 0
-                while chunks < MAX_CHUNKS and (chunk := await self._next(stream)) is not None:
+                if (whole := await self._unstreamed(stream)) is not None:
+                    chunks = 1
+                    for event in parser.feed(whole):
+                        yield event
+                while not whole and chunks < MAX_CHUNKS and (chunk := await self._next(stream)) is not None:
                     chunks += 1
                     for event in parser.feed(chunk):
                         yield event
@@ -145,6 +150,20 @@ class OpenAiChat:
         if tools:
             request["tools"] = tools
         return request
+
+    async def _unstreamed(self, stream: AsyncStream[ChatCompletionChunk]) -> dict[str, Any] | None:
+        """The whole answer of an endpoint that cannot stream and sends one JSON object; None when it streams."""
+        response = stream.response
+        if not response.headers.get("content-type", "").lower().startswith("application/json"):
+            return None
+        with openai_sdk.translated_errors(PROVIDER, self._config.base_url):
+            async with self._deadline():
+                body = await response.aread()
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+        return answer if isinstance(answer, dict) and answer.get("choices") else None
 
     async def _next(self, stream: AsyncStream[ChatCompletionChunk]) -> dict[str, Any] | None:
         """The next chunk as a JSON object, None at the end."""

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+import numpy as np
+
 from providers import openai_sdk
 from providers.base import PcmFrame, ProviderRejected, ProviderUnavailable
 from providers.models import ModelStore
@@ -15,6 +17,8 @@ from providers.tts.text import speakable
 from settings import providers as configs
 
 _PROVIDER: Final = "openai"
+MAX_SILENCE_S: Final = 10
+"""An endpoint that sends nothing but silence means it: so much of it is passed on, and the text is shown with it."""
 
 
 def build(config: configs.OpenAiTts, *, store: ModelStore) -> OpenAiTts:
@@ -49,6 +53,7 @@ class OpenAiTts:
                     )
                 )
                 pieces = response.iter_bytes()
+            silence, sounded = 0, False
             try:
                 stream = PcmStream(sample_rate_hz=self._config.sample_rate_hz, content_type=response.headers.get("content-type", ""))
                 envelope: Envelope | None = None
@@ -57,7 +62,9 @@ class OpenAiTts:
                     if not len(samples):
                         continue
                     envelope = envelope or Envelope(stream.sample_rate_hz)
+                    silence += len(samples)
                     if len(settled := envelope.feed(samples)):
+                        sounded = True
                         yield PcmFrame(settled, stream.sample_rate_hz)
             except UnknownAudioError as error:
                 raise ProviderRejected(f"{host} sent {error}; it must support response_format pcm or wav", provider=_PROVIDER) from error
@@ -65,6 +72,8 @@ class OpenAiTts:
                 raise ProviderUnavailable(f"{host} sent no sound", provider=_PROVIDER)
             if len(rest := envelope.finish()):
                 yield PcmFrame(rest, stream.sample_rate_hz)
+            elif not sounded:
+                yield PcmFrame(np.zeros(min(silence, MAX_SILENCE_S * stream.sample_rate_hz), np.int16), stream.sample_rate_hz)
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent."""

@@ -41,3 +41,12 @@ def test_an_unheard_announcement_leaves_no_trace() -> None:
     history = History(turns=2)
     history.add(user="", heard=[])
     assert len(history) == 0
+
+
+def test_a_model_of_few_languages_is_shown_no_others() -> None:
+    history = History(turns=4)
+    history.add(user="hello", heard=["Hi."], language="en-US")
+    history.add(user="你好", heard=["你好。"], language="zh")
+    history.add(user="", heard=["Time is up."])
+    assert [message.content for message in history.messages(languages={"en"})] == ["hello", "Hi.", "Time is up."]
+    assert len(history.messages()) == 5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sentences import LONGEST, SentenceSplitter, bare, sounds_unfinished, without_prefix
+from bridge.sentences import LONGEST, CodeFilter, SentenceSplitter, bare, sounds_unfinished, without_prefix
 
 
 def split(text: str, *, step: int = 1) -> list[str]:
@@ -72,6 +72,7 @@ def test_first_clause_in_chinese() -> None:
         ("今天天气真的很好", "今天天气真的"),
         ("今天的天气很好适合出去", ""),
         ("我们昨天去过的那家", "我们昨天去过的"),
+        ("我们想要知道的东西有很多了解", "我们想要知道的"),
         ("你好", ""),
         ("", ""),
     ],
@@ -107,12 +108,29 @@ def test_pieces_do_not_depend_on_how_the_text_arrives(text: str, step: int) -> N
     assert split(text, step=step) == split(text, step=max(1, len(text)))
 
 
-@pytest.mark.parametrize("text", ["Turn on the", "I want to,", "because", "Set a timer for...", "帮我把", "如果"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Turn on the",
+        "I want to,",
+        "because",
+        "Set a timer for...",
+        "帮我把",
+        "如果",
+        "I would like to know.",
+        "Can you",
+        "And remind me",
+        "请问。",
+    ],
+)
 def test_unfinished(text: str) -> None:
     assert sounds_unfinished(text)
 
 
-@pytest.mark.parametrize("text", ["Turn on the light.", "What time is it?", "现在几点了？", "", "Stop"])
+@pytest.mark.parametrize(
+    "text",
+    ["Turn on the light.", "What time is it?", "现在几点了？", "", "Stop", "I don't know.", "Can you?", "Let me know.", "你能告诉我吗？"],
+)
 def test_finished(text: str) -> None:
     assert not sounds_unfinished(text)
 
@@ -129,3 +147,30 @@ def test_finished(text: str) -> None:
 )
 def test_wake_word_is_no_request(text: str, wake: str, rest: str) -> None:
     assert without_prefix(text, bare(wake)) == rest
+
+
+def prose(text: str, *, step: int) -> str:
+    code = CodeFilter()
+    return "".join(code.feed(text[at : at + step]) for at in range(0, len(text), step)) + code.flush()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Here:\n```python\nprint('hi')\nx = 1\n```\nThat is all.", "Here:\n\n\nThat is all."),
+        ("A\n~~~\n```\n~~~\nB", "A\n\n\nB"),
+        ("Not closed ```js\nlet a = `b`;", "Not closed \n"),
+        ("Run ```ls``` now.", "Run \n now."),
+        ("`x` and ``y`` stay, ~5 too", "`x` and ``y`` stay, ~5 too"),
+        ("ends in ``", "ends in ``"),
+        ("", ""),
+    ],
+)
+def test_code_is_taken_out(text: str, left: str, step: int) -> None:
+    assert prose(text, step=step) == left
+
+
+@given(st.text(alphabet="a`~\n", max_size=60), st.integers(1, 7))
+def test_what_is_code_does_not_depend_on_how_the_text_arrives(text: str, step: int) -> None:
+    assert prose(text, step=step) == prose(text, step=max(1, len(text)))

@@ -16,7 +16,7 @@ from bridge.phrases import phrases
 from bridge.skills import SkillReply
 from bridge.turn import START_GUARD_S, Engines, Request, Turn, TurnLimits
 from iot.toolbox import ToolBox
-from providers.base import Intent, ProviderUnavailable, ToolCall
+from providers.base import Intent, ProviderUnavailable, ToolCall, Transcript
 from providers.tools import ToolResult, tool
 from settings.model import Audio
 from tests.scripted import ScriptedAsr, ScriptedIntents, ScriptedLlm, ScriptedTts, tone
@@ -245,6 +245,25 @@ def test_check_090_a_stall_is_a_failure(stalling: str) -> None:
     assert stage.output.times("stop")[0] - 1000.0 < 45
 
 
+def test_check_090_a_recogniser_that_stalls_is_not_waited_for_twice() -> None:
+    """The early transcription has used up the time: the user is told after one time-out, not after two."""
+    stage = Stage(asr=ScriptedAsr(delay_s=60))
+
+    async def main() -> float:
+        async def early() -> Transcript | None:
+            await asyncio.sleep(TurnLimits().asr_s)
+            return None
+
+        began = asyncio.get_running_loop().time()
+        turn = stage.turn()
+        turn.request.transcript = asyncio.get_running_loop().create_task(early())
+        await turn.run()
+        return stage.output.times("start")[0] - began
+
+    assert run(main()) <= TurnLimits().asr_s + 1.5
+    assert stage.output.texts("sentence") == [phrases("en").did_not_hear]
+
+
 def test_a_model_that_breaks_off_keeps_what_it_said() -> None:
     stage = Stage(llm=ScriptedLlm([["The first half is fine. ", "And then", BROKEN]]))
     played(stage)
@@ -380,9 +399,11 @@ def test_a_loop_of_tool_calls_ends() -> None:
 
 def test_an_announcement_is_said_as_it_is() -> None:
     stage = Stage()
-    played(stage, Request(say="Your tea is ready."))
+    turn = played(stage, Request(say="Your tea is ready."))
     assert stage.output.order == ["llm", "start", "sentence", "audio", "stop"]
     assert stage.output.texts("sentence") == ["Your tea is ready."]
+    assert turn.stamps.first_packet
+    assert turn.stamps.since_speech_ms() == {}
 
 
 def test_emoji_become_faces_and_are_not_spoken() -> None:
@@ -390,6 +411,26 @@ def test_emoji_become_faces_and_are_not_spoken() -> None:
     played(stage)
     assert "happy" in stage.output.texts("llm")
     assert stage.tts.texts == ["That is great!", "Really great."]
+
+
+def test_code_is_not_read_aloud_and_what_follows_it_is() -> None:
+    stage = Stage(llm=ScriptedLlm([["Here it is:\n``", "`python\nprint('hi'). And", " more.\n\nx = 1\n`", "``\nThat is all."]]))
+    played(stage)
+    assert stage.tts.texts == ["Here it is:", "That is all."]
+
+
+def test_check_081_a_local_tool_that_raises_is_told_to_the_model() -> None:
+    @tool
+    async def fragile() -> str:
+        """Breaks."""
+        raise KeyError("x")
+
+    stage = Stage(llm=ScriptedLlm([[ToolCall("c1", "fragile", {})], ["That did not work."]]), toolbox=ToolBox(local=[fragile]))
+    turn = played(stage)
+    assert turn.outcome == "answered"
+    assert "fragile has failed" in stage.llm.histories[1][-1].content
+    assert stage.output.texts("sentence") == ["That did not work."]
+    assert [task.exception() for task in stage.tools] == [None]
 
 
 def test_an_error_of_ours_ends_the_turn_and_not_more() -> None:
@@ -406,11 +447,31 @@ def test_a_model_is_not_asked_in_a_language_that_it_does_not_speak() -> None:
     assert stage.output.texts("sentence") == [phrases("en").no_model]
 
 
+def test_a_model_of_one_language_is_not_shown_the_others() -> None:
+    stage = Stage(llm=ScriptedLlm(languages=frozenset({"en"})))
+    stage.history.add(user="现在几点", heard=["八点。"], language="zh")
+    stage.history.add(user="hello", heard=["Hi."], language="en")
+    played(stage)
+    assert [message.content for message in stage.llm.histories[0][1:-1]] == ["hello", "Hi."]
+
+
 def test_a_call_that_cannot_be_read_is_told_to_the_model() -> None:
-    call = ToolCall("c1", "set_volume", {}, malformed="the arguments were no JSON object")
+    call = ToolCall("c1", "set_volume", {}, malformed="{oops")
     stage = Stage(llm=ScriptedLlm([[call], ["Sorry, once more."]]))
     played(stage)
-    assert stage.llm.histories[1][-1].content == "the arguments were no JSON object"
+    assert stage.llm.histories[1][-1].content == "The arguments are not a JSON object: {oops"
+
+
+@pytest.mark.parametrize(("fails", "said"), [(False, phrases("en").done), (True, phrases("en").went_wrong)])
+def test_a_model_without_words_for_what_a_tool_did(*, fails: bool, said: str) -> None:
+    @tool
+    async def switch_on() -> ToolResult:
+        """Switch on."""
+        return ToolResult("x", is_error=fails)
+
+    stage = Stage(llm=ScriptedLlm([[ToolCall("c1", "switch_on", {})], []]), toolbox=ToolBox(local=[switch_on]))
+    played(stage)
+    assert stage.output.texts("sentence") == [said]
 
 
 def test_a_tool_that_wants_silence_gets_it() -> None:

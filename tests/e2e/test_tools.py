@@ -136,7 +136,7 @@ async def test_check_081_every_failure_is_told_to_the_model(tmp_path: Path) -> N
         raise ToolError('The "lamp" is missing')  # unescaped, hence no valid JSON
 
     extra = (Tool(name="self.lamp.refuse", description="", call=refuse), Tool(name="self.lamp.quote", description="", call=quote))
-    malformed = ToolCall("call-4", VOLUME, {}, malformed="the arguments are not a JSON object")
+    malformed = ToolCall("call-4", VOLUME, {}, malformed='{"volume": ')
     stage = cast(
         [called("self_lamp_refuse", 1), called("self_lamp_quote", 2), called(VOLUME, 3, volume=500), malformed], ["That went wrong. "]
     )
@@ -148,7 +148,7 @@ async def test_check_081_every_failure_is_told_to_the_model(tmp_path: Path) -> N
         assert (await device.converse(sung(500))).sentences == ["That went wrong."]
         told = results(model(stage))
         assert "The lamp is missing" in told[0]
-        assert "did not answer" in told[1]
+        assert 'The "lamp" is missing' in told[1]
         assert "100" in told[2]
         assert "JSON" in told[3]
         assert device.volume == 70
@@ -209,7 +209,7 @@ async def test_check_081_is_error_and_invalid_json(tmp_path: Path) -> None:
         assert results(model(stage)) == ["The bulb is broken"]
         before = device.sing(500)
         request = await tools.called(2)
-        device.publish_bytes(b'{"type":"mcp","payload":{"jsonrpc":"2.0","id":%d,"error":{"message":"a "quote""}}}' % request["id"])
+        device.publish_bytes(b'{"type":"mcp","payload":{"jsonrpc":"2.0","id":%d,"result":{"a "quote""}}}' % request["id"])
         assert await device.answer(before) == ["Worse."]
         assert "did not answer" in results(model(stage))[-1]
         running_tools.cancel()

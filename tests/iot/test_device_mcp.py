@@ -32,6 +32,12 @@ async def test_check_079_cursors_are_followed_through_40_more_tools() -> None:
     assert device.methods().count("tools/list") == 12
 
 
+async def test_check_079_pages_of_one_tool() -> None:
+    device = ScriptedDevice(COMMON_TOOLS + [tool(f"self.extra.tool_{index}") for index in range(40)], page_tools=1)
+    await device.mcp.initialize()
+    assert len(device.mcp.tools) == 45
+
+
 async def test_check_079_the_loop_is_bounded() -> None:
     endless = ScriptedDevice([])
     pages = iter(range(10_000))

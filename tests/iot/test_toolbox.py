@@ -152,3 +152,16 @@ async def test_an_empty_box() -> None:
     assert (await toolbox.set_volume(1), await toolbox.get_volume(), await toolbox.status()) == (None, None, None)
     assert not toolbox.can_set_volume
     assert (await ToolBox(mcp=DeviceMcp(lambda _: False)).get_volume()) is None
+
+
+@local_tool(name="fragile")
+async def fragile() -> ToolResult:
+    """Breaks."""
+    raise KeyError("secret of the plug-in")
+
+
+async def test_check_081_a_local_tool_that_raises_is_an_error_result() -> None:
+    result = await ToolBox(local=[fragile]).call("fragile", {})
+    assert result.is_error
+    assert "fragile has failed" in result.text
+    assert "secret" not in result.text

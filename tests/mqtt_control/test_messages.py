@@ -175,6 +175,29 @@ def test_check_026_unreadable_messages_raise_one_error(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'Unknown "lamp"', 'Unknown "lamp"'),
+        (b'line\nbreak \\ and "}}}" more', 'line break \\ and "}}}" more'),
+        (b'"', '"'),
+        (b'x" ' * 20_000, None),
+    ],
+)
+def test_check_081_an_error_that_the_firmware_does_not_escape_is_read(raw: bytes, message: str | None) -> None:
+    head = b'{"session_id":"abc","type":"mcp","payload":{"jsonrpc":"2.0","id":7,"error":{"message":"'
+    read = parse(head + raw + b'"}}}')
+    assert isinstance(read, Mcp)
+    assert (read.session_id, read.payload["id"], set(read.payload)) == ("abc", 7, {"jsonrpc", "id", "error"})
+    told = read.payload["error"]["message"]
+    assert told == message if message else len(told) == 500
+
+
+def test_check_049_a_wake_word_that_the_firmware_does_not_escape_is_read() -> None:
+    read = parse(b'{"session_id":"abc","type":"listen","state":"detect","text":"hi "esp""}')
+    assert read == Listen(session_id="abc", state="detect", text='hi "esp"')
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         b'{"type":"mcp","payload":' + b'{"a":' * 100_00 + b"1" + b"}" * 100_00 + b"}",

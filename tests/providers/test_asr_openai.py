@@ -154,6 +154,7 @@ def refusal(status: int, message: str) -> Response:
         (JSONResponse({"result": "?"}), ProviderUnavailable, "without a text"),
         (Response("{", media_type="application/json"), ProviderUnavailable, "not JSON"),
         (PlainTextResponse("<html>", media_type="text/html"), ProviderUnavailable, "without a text"),
+        (PlainTextResponse('{"text": null}'), ProviderUnavailable, "without a text"),
     ],
 )
 async def test_refusals_say_what_to_do(endpoint: Endpoint, answer: Response, kind: type[ProviderError], sentence: str) -> None:
@@ -206,3 +207,40 @@ async def test_closed_is_closed(endpoint: Endpoint) -> None:
         await asr.aclose()
         with pytest.raises(ProviderUnavailable, match="closed"):
             await heard(asr, SPEECH)
+
+
+async def test_a_bare_transcript_is_understood(endpoint: Endpoint) -> None:
+    """Some servers ignore ``response_format`` and send the words as ``text/plain``."""
+    endpoint.answers.append(PlainTextResponse(" Turn on the light.\n"))
+    async with asr_for(endpoint.url) as asr:
+        assert await heard(asr, SPEECH) == [Transcript("Turn on the light.")]
+
+
+@pytest.mark.parametrize("text", ["[BLANK_AUDIO]", " (music) ", "*coughs*", "（笑声）", "[MUSIC] [APPLAUSE]", "♪ la la ♪"])
+async def test_check_055_a_caption_is_not_speech(endpoint: Endpoint, text: str) -> None:
+    endpoint.answers.append(JSONResponse({"text": text}))
+    async with asr_for(endpoint.url) as asr:
+        assert await heard(asr, SPEECH) == [Transcript("")]
+
+
+async def test_words_beside_a_caption_are_kept(endpoint: Endpoint) -> None:
+    endpoint.answers.append(JSONResponse({"text": "(sighs) Turn on the light (please)."}))
+    async with asr_for(endpoint.url) as asr:
+        assert await heard(asr, SPEECH) == [Transcript("(sighs) Turn on the light (please).")]
+
+
+async def test_check_090_nobody_waits_a_minute_for_a_busy_endpoint(endpoint: Endpoint) -> None:
+    """The SDK would sleep as long as ``Retry-After`` says; we have until the limit of this test, and the time-out of the request."""
+    endpoint.answers.append(JSONResponse({"error": {"message": "busy"}}, status_code=429, headers={"Retry-After": "45"}))
+    async with asr_for(endpoint.url, retries=1, timeout_s=30) as asr:
+        async with asyncio.timeout(15):
+            with pytest.raises(ProviderUnavailable, match="asked too often"):
+                await heard(asr, SPEECH)
+    assert len(endpoint.asked) == 1
+
+
+async def test_a_short_wait_is_waited_for(endpoint: Endpoint) -> None:
+    endpoint.answers.append(JSONResponse({"error": {"message": "busy"}}, status_code=503, headers={"Retry-After": "0.01"}))
+    async with asr_for(endpoint.url, retries=1) as asr:
+        assert await heard(asr, SPEECH) == [Transcript("Turn on the light.")]
+    assert len(endpoint.asked) == 2

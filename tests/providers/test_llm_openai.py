@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -193,6 +194,26 @@ async def test_bad_request_is_told(server: ChatServer) -> None:
 
 async def test_error_inside_the_stream(server: ChatServer) -> None:
     server.scripts = [says("one", {"error": {"message": "out of memory"}})]
+    with pytest.raises(ProviderUnavailable):
+        await answer(chat_with(server))
+
+
+async def test_an_endpoint_that_cannot_stream(server: ChatServer) -> None:
+    """It sends one JSON object, whatever ``stream`` says."""
+    call = {"id": "c1", "type": "function", "function": {"name": "lamp", "arguments": '{"on": true}'}}
+    message = {"role": "assistant", "content": "<think>easy</think>Hello. How are you?", "tool_calls": [call]}
+    whole = {"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    server.scripts = [raw(json.dumps(whole | {"usage": USAGE["usage"]}), "application/json; charset=utf-8")]
+    assert await answer(chat_with(server), tools=(LAMP,)) == [
+        TextDelta("Hello. How are you?"),
+        ToolCall("c1", "lamp", {"on": True}),
+        Usage(5, 2),
+    ]
+
+
+@pytest.mark.parametrize("body", ["{", "[]", '{"error": {"message": "no"}}', '{"choices": []}', '{"choices": null}', "[" * 5000])
+async def test_json_that_is_no_answer(server: ChatServer, body: str) -> None:
+    server.scripts = [raw(body, "application/json")]
     with pytest.raises(ProviderUnavailable):
         await answer(chat_with(server))
 

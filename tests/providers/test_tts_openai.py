@@ -119,6 +119,15 @@ async def test_rates() -> None:
         assert (await voices.spoken(tts, "Hello"))[1] == 16000
 
 
+@pytest.mark.parametrize(("seconds", "passed_on"), [(0.5, 0.5), (60, 10)])
+async def test_silence_alone_is_passed_on(seconds: float, passed_on: float) -> None:
+    """A sentence without any sound would be neither heard nor shown."""
+    async with speaking(SpeechServer([bytes(24000)] * int(seconds * 2))) as tts, aclosing(tts.synthesize("Hello.")) as speech:
+        frames = [frame async for frame in speech]
+    assert sum(len(frame.samples) for frame in frames) == passed_on * 24000
+    assert not any(frame.samples.any() for frame in frames)
+
+
 async def test_silence_around_is_trimmed() -> None:
     silence = bytes(48000)
     async with speaking(SpeechServer([silence, TONE, silence])) as tts:
