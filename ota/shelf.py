@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,31 @@ def read_image(path: Path) -> tuple[Image, str, int]:
         raise ImageError(f"it has {size} bytes: no device takes more than {MAX_IMAGE_BYTES}")
     data = path.read_bytes()
     return inspect_image(data), hashlib.sha256(data).hexdigest()[:DIGEST_CHARS], len(data)
+
+
+def place(directory: Path, source: Path, board: str) -> Path:
+    """Put an image where devices of this board are offered it; the path. Blocks. Raises ImageError, OSError.
+
+    It is there whole or not at all: a server that looks meanwhile sees no half of it.
+    """
+    key = board_key(board)
+    if not key:
+        raise ImageError(f"{board[:80]!r} is no name of a board: take the one that `devices list` shows")
+    image, _, _ = read_image(source)
+    if not is_safe_version(image.version):
+        raise ImageError(misnamed("", image.version))
+    existing = [folder for folder in _entries(directory, {}, directory) if folder.is_dir() and board_key(folder.name) == key]
+    folder = existing[0] if existing else directory / key
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{image.version}.bin"
+    scratch = folder / f".{path.name}.{os.getpid()}.part"
+    try:
+        shutil.copyfile(source, scratch)
+        read_image(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
 
 
 def _candidates(directory: Path, complaints: dict[str, str]) -> Iterator[tuple[Path, str]]:
