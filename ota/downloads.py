@@ -63,13 +63,16 @@ class DownloadStats:
 class Downloads:
     """The routes. ``limit`` raises HTTPException for a source that asks too often."""
 
-    def __init__(self, shelf: FirmwareShelf, *, assets: Path | None = None, slots: int = SLOTS, wait_s: float = WAIT_S) -> None:
+    def __init__(
+        self, shelf: FirmwareShelf, *, assets: Path | None = None, slots: int = SLOTS, wait_s: float = WAIT_S, stall_s: float = STALL_S
+    ) -> None:
         self.stats = DownloadStats()
         self._shelf = shelf
         self._assets = assets
         self._slots = slots
         self._free = asyncio.Semaphore(slots)
         self._wait_s = wait_s
+        self._stall_s = stall_s
 
     @property
     def busy(self) -> bool:
@@ -126,7 +129,7 @@ class Downloads:
                     if not piece:
                         break
                     sent += len(piece)
-                    async with asyncio.timeout(STALL_S):
+                    async with asyncio.timeout(self._stall_s):
                         await send({"type": "http.response.body", "body": piece, "more_body": sent < file.size_bytes})
         except (OSError, TimeoutError) as error:
             _log.warning("a download makes no progress", file=file.label, reason=type(error).__name__)

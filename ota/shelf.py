@@ -29,6 +29,8 @@ DIRECTORY: Final = "firmware"
 REFRESH_S: Final = 2.0
 MISS_REFRESH_S: Final = 0.2
 """The same when a file is asked for that is not known: another worker may have seen it already."""
+LOOK_SHARE: Final = 1 / 20
+"""Of the time at most is spent looking, however many files there are."""
 MAX_BOARDS: Final = 500
 MAX_FILES_A_BOARD: Final = 100
 MAX_COMPLAINTS: Final = 100
@@ -79,6 +81,7 @@ class FirmwareShelf:
         self._refresh_s = refresh_s
         self._look = Look()
         self._looked_at_s: float | None = None
+        self._took_s = 0.0
         self._looking = asyncio.Lock()
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="firmware")
 
@@ -95,18 +98,24 @@ class FirmwareShelf:
     async def index(self, *, refresh_s: float | None = None) -> FirmwareIndex:
         """The files as of :data:`REFRESH_S` ago or, while somebody else looks, of the look before; as of ``refresh_s`` ago, if given.
 
+        0 is now. Otherwise it is longer ago when looking takes long.
+
         Cancellation leaves the last look in force.
         """
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         oldest = self._refresh_s if refresh_s is None else refresh_s
+        if oldest:
+            oldest = max(oldest, self._took_s / LOOK_SHARE)
         under_way = refresh_s is None and self._looking.locked()
         if self._looked_at_s is not None and (under_way or now - self._looked_at_s < oldest):
             return self._look.index
         async with self._looking:
             if self._looked_at_s is None or self._looked_at_s + oldest <= now:
-                look = await asyncio.get_running_loop().run_in_executor(self._executor, look_at, self._directory, self._look.seen)
+                begun_s = loop.time()
+                look = await loop.run_in_executor(self._executor, look_at, self._directory, self._look.seen)
                 self._tell(look)
-                self._look, self._looked_at_s = look, now
+                self._look, self._looked_at_s, self._took_s = look, now, loop.time() - begun_s
         return self._look.index
 
     async def open(self, digest: str, name: str) -> OpenFile | None:

@@ -46,6 +46,12 @@ def test_newer_as_the_firmware_compares(older: str, newer: str) -> None:
     assert offered(plain, replace(BUILD, version=newer)) is None
 
 
+@pytest.mark.parametrize("version", ["", "v1", "1..2", "99999999999"])
+def test_what_is_no_version(version: str) -> None:
+    with pytest.raises(ValueError, match="no version"):
+        version_key(version)
+
+
 def test_the_newest_is_offered() -> None:
     assert offered([file("2.4.10"), file("2.4.9"), file("2.4.2"), file("2.3.0")]) == "2.4.10"
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from ota.devices import DeviceStore
 from ota.firmware import MAX_OFFERS
@@ -358,10 +359,52 @@ async def test_check_017_downloads_are_bounded_and_wait_for_each_other(tmp_path:
         assert (await download(site, url)).content == data
 
 
+async def test_check_017_a_download_that_stalls_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path, downloads={"slots": 1, "stall_s": 0.3}) as site:
+        put(tmp_path, BOARD, "2.5.0", image("2.5.0", filling=15_000_000))
+        url = (await site.http.post("/xiaozhi/ota/", headers=headers())).json()["firmware"]["url"]
+        with socket.create_connection(("127.0.0.1", site.port)) as silent:
+            silent.sendall(f"GET {url.removeprefix(BASE)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            stats = site.updates.downloads.stats
+            async with asyncio.timeout(20):
+                while not stats.broken:
+                    await asyncio.sleep(0.01)
+            assert (stats.open, site.updates.downloads.busy) == (0, False)
+
+
+async def test_check_017_a_file_that_shrinks_meanwhile_ends_the_connection(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        path = put(tmp_path, BOARD, "2.5.0", image("2.5.0", filling=15_000_000))
+        url = (await site.http.post("/xiaozhi/ota/", headers=headers())).json()["firmware"]["url"]
+        with socket.create_connection(("127.0.0.1", site.port)) as device:
+            device.sendall(f"GET {url.removeprefix(BASE)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            stats = site.updates.downloads.stats
+            async with asyncio.timeout(20):
+                while not stats.open:
+                    await asyncio.sleep(0.01)
+            os.truncate(path, 100)
+            device.setblocking(False)
+            async with asyncio.timeout(20):
+                while await asyncio.get_running_loop().sock_recv(device, 1 << 20):
+                    pass
+        assert stats.broken == 1
+
+
 async def test_check_017_downloads_count_against_the_limit(tmp_path: Path) -> None:
     async with running(tmp_path, options={"requests_per_s": 0.001, "requests_burst": 3}) as site:
         answers = [await site.http.get("/xiaozhi/firmware/x/1.bin") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
+
+
+async def test_a_misfit_is_logged_once_for_each_device(site: Site) -> None:
+    put(site.directory, BOARD, "2.5.0", image("2.5.0", chip_id=ESP32))
+    with capture_logs() as logs:
+        for _ in range(3):
+            await site.check()
+            await site.check(mac="02:00:00:00:00:02")
+    notes = [line for line in logs if line["event"] == "firmware decision"]
+    assert [line["device_id"] for line in notes] == [MAC, "02:00:00:00:00:02"]
+    assert "the image is for esp32, the device has esp32s3" in notes[0]["note"]
 
 
 async def test_forgetting_a_device_forgets_its_offers(site: Site) -> None:
