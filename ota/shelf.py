@@ -178,7 +178,7 @@ def place(directory: Path, source: Path, board: str) -> Path:
     image, _, _ = read_image(source)
     if not is_safe_version(image.version):
         raise ImageError(misnamed("", image.version))
-    existing = [folder for folder in _entries(directory, {}, directory) if folder.is_dir() and board_key(folder.name) == key]
+    existing = [folder for folder in _entries(directory, {}, directory) if board_key(folder.name) == key and _is_folder(folder)]
     folder = existing[0] if existing else directory / key
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{image.version}.bin"
@@ -199,7 +199,7 @@ def _candidates(directory: Path, complaints: dict[str, str]) -> Iterator[tuple[P
         if number >= MAX_BOARDS:
             complaints["."] = f"there are more than {MAX_BOARDS} boards: the rest is not looked at"
             return
-        if not folder.is_dir() or not board:
+        if not board or not _is_folder(folder):
             complaints[_shown(folder.relative_to(directory))] = "not of the form <board>/<version>.bin"
             continue
         for count, path in enumerate(_entries(folder, complaints, directory)):
@@ -219,6 +219,13 @@ def _entries(folder: Path, complaints: dict[str, str], directory: Path) -> list[
     except OSError as error:
         complaints[_shown(folder.relative_to(directory))] = f"it cannot be read: {error.strerror}"
         return []
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no right to look, a link that leads nowhere sensible
+        return False
 
 
 def _see(path: Path, board: str, known: Seen | None) -> Seen | None:

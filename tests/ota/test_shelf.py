@@ -111,9 +111,12 @@ def test_links_are_followed(tmp_path: Path) -> None:
     put(tmp_path, "bread", "2.5.0")
     (tmp_path / "firmware" / "other").symlink_to("bread")
     (tmp_path / "firmware" / "loop").symlink_to("loop")
+    (tmp_path / "firmware" / "long").symlink_to("x" * 300)
+    (tmp_path / "firmware" / "bread" / "1.0.bin").symlink_to("x" * 300)
+    (tmp_path / "firmware" / "bread" / "1.1.bin").symlink_to("1.1.bin")
     look = look_at(tmp_path / "firmware", {})
     assert [file.board for file in look.index.files] == ["bread", "other"]
-    assert set(look.complaints) == {"loop"}
+    assert set(look.complaints) == {"loop", "long", *(f"{board}/{n}.bin" for board in ("bread", "other") for n in ("1.0", "1.1"))}
 
 
 def test_place(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -336,58 +337,60 @@ async def test_check_017_a_worker_that_has_not_seen_the_file_yet_looks_again(sit
     assert (await download(site, url)).content == image("2.5.0")
 
 
+def huge(site: Site) -> tuple[Path, bytes]:
+    """A file larger than what any kernel keeps for a peer that does not read, and the request for it."""
+    path = site.directory / "assets" / "huge.bin"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 30)
+    return path, b"GET /xiaozhi/assets/huge.bin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 async def test_check_017_downloads_are_bounded_and_wait_for_each_other(tmp_path: Path) -> None:
     async with running(tmp_path, downloads={"slots": 1, "wait_s": 0.2}) as site:
-        data = image("2.5.0", filling=15_000_000)  # more than the kernel keeps for a peer that does not read
-        put(tmp_path, BOARD, "2.5.0", data)
-        url = (await site.http.post("/xiaozhi/ota/", headers=headers())).json()["firmware"]["url"]
-        slow = socket.create_connection(("127.0.0.1", site.port))
-        slow.sendall(f"GET {url.removeprefix(BASE)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        put(tmp_path, BOARD, "2.5.0")
+        url = (await firmware_of(site))["url"]
         stats = site.updates.downloads.stats
-        async with asyncio.timeout(20):
-            while stats.open == 0:
-                await asyncio.sleep(0.01)
-        assert (await download(site, url)).status_code == 503
-        told = await site.http.post("/xiaozhi/ota/", headers=headers("02:00:00:00:00:02"))
-        assert told.json()["firmware"]["url"] == ""  # not now
-        assert (stats.refused, site.updates.stats.deferred) == (1, 1)
-        slow.close()
-        async with asyncio.timeout(20):
-            while stats.open:
-                await asyncio.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", site.port)) as slow:
+            slow.sendall(huge(site)[1])
+            await until(lambda: stats.open)
+            assert (await download(site, url)).status_code == 503
+            assert (await firmware_of(site, mac="02:00:00:00:00:02"))["url"] == ""  # not now
+            assert (stats.refused, site.updates.stats.deferred) == (1, 1)
+        await until(lambda: not stats.open)
         assert (stats.started, stats.broken) == (1, 1)
-        assert (await download(site, url)).content == data
+        assert (await download(site, url)).content == image("2.5.0")
 
 
 async def test_check_017_a_download_that_stalls_is_given_up(tmp_path: Path) -> None:
     async with running(tmp_path, downloads={"slots": 1, "stall_s": 0.3}) as site:
-        put(tmp_path, BOARD, "2.5.0", image("2.5.0", filling=15_000_000))
-        url = (await site.http.post("/xiaozhi/ota/", headers=headers())).json()["firmware"]["url"]
         with socket.create_connection(("127.0.0.1", site.port)) as silent:
-            silent.sendall(f"GET {url.removeprefix(BASE)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            silent.sendall(huge(site)[1])
             stats = site.updates.downloads.stats
-            async with asyncio.timeout(20):
-                while not stats.broken:
-                    await asyncio.sleep(0.01)
+            await until(lambda: stats.broken)
             assert (stats.open, site.updates.downloads.busy) == (0, False)
 
 
-async def test_check_017_a_file_that_shrinks_meanwhile_ends_the_connection(tmp_path: Path) -> None:
-    async with running(tmp_path) as site:
-        path = put(tmp_path, BOARD, "2.5.0", image("2.5.0", filling=15_000_000))
-        url = (await site.http.post("/xiaozhi/ota/", headers=headers())).json()["firmware"]["url"]
-        with socket.create_connection(("127.0.0.1", site.port)) as device:
-            device.sendall(f"GET {url.removeprefix(BASE)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            stats = site.updates.downloads.stats
-            async with asyncio.timeout(20):
-                while not stats.open:
-                    await asyncio.sleep(0.01)
-            os.truncate(path, 100)
-            device.setblocking(False)
-            async with asyncio.timeout(20):
-                while await asyncio.get_running_loop().sock_recv(device, 1 << 20):
-                    pass
-        assert stats.broken == 1
+async def test_check_017_a_file_that_shrinks_meanwhile_ends_the_connection(site: Site) -> None:
+    path, request = huge(site)
+    with socket.create_connection(("127.0.0.1", site.port)) as device:
+        device.sendall(request)
+        stats = site.updates.downloads.stats
+        await until(lambda: stats.open)
+        os.truncate(path, 100)
+        device.setblocking(False)
+        received = 0
+        async with asyncio.timeout(20):
+            while piece := await asyncio.get_running_loop().sock_recv(device, 1 << 20):
+                received += len(piece)
+    assert received < 1 << 30
+    assert stats.broken == 1
 
 
 async def test_check_017_downloads_count_against_the_limit(tmp_path: Path) -> None:
