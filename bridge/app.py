@@ -46,8 +46,12 @@ from mqtt_control.front import Front
 from ota.activation import Activations, Codes
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore
+from ota.downloads import Downloads
 from ota.manifest import Endpoints
 from ota.server import HttpServer
+from ota.shelf import DIRECTORY as FIRMWARE_DIRECTORY
+from ota.shelf import FirmwareShelf
+from ota.updates import Updates
 from providers.models import ModelStore
 from settings.load import Loaded
 from settings.model import SettingsTree
@@ -172,6 +176,7 @@ async def bridge(
         if control.broker is not None:
             start_broker(control.broker, tasks)
             stack.push_async_callback(control.broker.aclose)
+        updates = _updates(stack, settings, devices)
         token = admin_token(settings)
         is_ready = [False]
         http_ports = [settings.http.port]
@@ -193,11 +198,11 @@ async def bridge(
                 broker=hand_off(settings, host=host.current),
                 websocket_version=settings.websocket.version,
             ),
+            updates=updates,
             extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
-        devices.on_revoked = seat.revoked if seat else revoke
-        devices.on_forgotten = seat.forgotten if seat else registry.forget
-        parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate}
+        devices.on_revoked, devices.on_forgotten = (seat.revoked, seat.forgotten) if seat else (revoke, registry.forget)
+        parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate} | updates.parts
         _publish_stats(settings, metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
         http_port = http_ports[0] = await bind(
@@ -216,7 +221,7 @@ async def bridge(
         if not seat:
             write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
         stack.push_async_callback(_say_goodbye, registry, shut=control.front if seat else None)
-        _start_chores(tasks, metrics, host, engines.warm(system_prompt(settings.assistant, timezone)))
+        _start_chores(tasks, metrics, host, updates, engines.warm(system_prompt(settings.assistant, timezone)))
         is_ready[0] = True
         yield Facts(
             version=release(),
@@ -253,6 +258,14 @@ async def _open_registry(
     return devices, activations
 
 
+def _updates(stack: contextlib.AsyncExitStack, settings: SettingsTree, devices: DeviceStore) -> Updates:
+    """Firmware for devices, from the data directory."""
+    shelf = FirmwareShelf(settings.data_dir / FIRMWARE_DIRECTORY)
+    stack.callback(shelf.close)
+    downloads = Downloads(shelf, assets=settings.data_dir / "assets", slots=settings.limits.firmware_downloads)
+    return Updates(shelf, devices, downloads)
+
+
 def _check(settings: SettingsTree) -> None:
     """What must be right before anything starts. Raises OperatorError for settings that contradict each other, OpusUnavailable."""
     require_library()
@@ -285,10 +298,13 @@ def _close(control: Control, websocket: WebSocketEndpoint, device_id: str) -> No
     websocket.disconnect(device_id)
 
 
-def _start_chores(tasks: asyncio.TaskGroup, metrics: Metrics, host: AdvertisedHost, warm_up: Coroutine[Any, Any, None]) -> None:
+def _start_chores(
+    tasks: asyncio.TaskGroup, metrics: Metrics, host: AdvertisedHost, updates: Updates, warm_up: Coroutine[Any, Any, None]
+) -> None:
     """What runs beside the serving."""
     tasks.create_task(metrics.watch_lag(), name="loop lag")
     tasks.create_task(host.watch(), name="address watch")
+    tasks.create_task(updates.look_through(), name="firmware files")
     tasks.create_task(warm_up, name="warm-up")
 
 

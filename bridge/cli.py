@@ -41,10 +41,12 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The speech and language models on this machine.")
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The settings in force.")
 devices_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The devices that the server knows.")
+firmware_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Firmware that devices are offered (docs/operations.md).")
 try_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="One provider alone, with the settings in force.")
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
 app.add_typer(devices_app, name="devices")
+app.add_typer(firmware_app, name="firmware")
 app.add_typer(try_app, name="try")
 
 
@@ -362,7 +364,7 @@ def devices_list(*, config: Config = None, sets: Sets = None, url: Url = None, a
         typer.echo(json.dumps([dataclasses.asdict(one) for one in devices], indent=2, ensure_ascii=False))
         return
     for one in devices:
-        typer.echo(f"{one.device_id}  {one.status:<8}  {one.last_seen:<25}  {one.board} {one.firmware}  {one.alias}".rstrip())
+        typer.echo(f"{one.device_id}  {one.status:<8}  {one.last_seen:<25}  {one.board} {one.firmware}  {one.alias}  {one.update}".rstrip())
     if not devices:
         typer.echo("No device has asked yet")
 
@@ -442,6 +444,67 @@ def devices_rotate(device_id: str, *, config: Config = None, sets: Sets = None, 
 
     Fleet(load_settings(config, sets).tree, url=url).rotate(device_id)
     typer.echo(f"New credentials: {device_id}. Restart the device")
+
+
+# -- firmware of devices -----------------------------------------------------------------------------------------------
+@firmware_app.command("list")
+def firmware_list(*, config: Config = None, sets: Sets = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """What lies in the firmware directory, and what of it is not offered, and why. Needs no running server."""
+    import dataclasses
+    import json
+
+    from ota.shelf import DIRECTORY, look_at
+
+    directory = load_settings(config, sets, {"data_dir": data_dir}).tree.data_dir / DIRECTORY
+    look = look_at(directory, {})
+    if as_json:
+        files = [dataclasses.asdict(file) | {"url_path": file.url_path} for file in look.index.files]
+        typer.echo(json.dumps({"files": files, "not_offered": dict(look.complaints)}, indent=2, ensure_ascii=False))
+        return
+    for file in look.index.files:
+        typer.echo(f"{file.board}  {file.version}  {file.chip or 'unknown chip'}  {file.project}  {file.size_bytes} bytes  {file.url_path}")
+    for name, reason in look.complaints.items():
+        typer.secho(f"not offered: {name}: {reason}", fg="yellow")
+    if not look.index.files:
+        typer.echo(f"No firmware in {directory}: xiaozhi-bridge firmware add FILE --board BOARD")
+
+
+@firmware_app.command("add")
+def firmware_add(
+    file: Annotated[Path, typer.Argument(help="application image (xiaozhi.bin of a build, not merged-binary.bin)")],
+    *,
+    board: Annotated[str, typer.Option(help="name of the board, as `devices list` shows it")],
+    config: Config = None,
+    sets: Sets = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check an image and put it into the firmware directory, under the version that it calls itself."""
+    from ota.image import ImageError
+    from ota.shelf import DIRECTORY, place
+
+    try:
+        path = place(load_settings(config, sets, {"data_dir": data_dir}).tree.data_dir / DIRECTORY, file, board)
+    except ImageError as error:
+        raise OperatorError(f"{file} is not added: {error}") from error
+    typer.echo(f"{path}: devices of this board that run an older version install it at their next start")
+
+
+@firmware_app.command("force")
+def firmware_force(device_id: str, version: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Have one device install this version at its next start, whatever it runs, once."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).force_firmware(device_id, version)
+    typer.echo(f"{device_id} is told to install {version} when it starts next")
+
+
+@firmware_app.command("release")
+def firmware_release(device_id: str, *, config: Config = None, sets: Sets = None, url: Url = None) -> None:
+    """Forget what a device was offered or forced to: what is newer is offered anew."""
+    from bridge.fleet import Fleet
+
+    Fleet(load_settings(config, sets).tree, url=url).release_firmware(device_id)
+    typer.echo(f"{device_id} is offered anew what is newer")
 
 
 # -- one provider alone ------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ _ADVICE_BY_NAME = MappingProxyType(
     {
         "SettingsError": "",
         "StoreError": "",
+        "ImageError": "",
         "ListenError": "",
         "ModelMissing": "",
         "ProviderRejected": "check the key, the model name and the quota in the provider's settings (docs/settings.md)",

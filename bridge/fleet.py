@@ -28,6 +28,8 @@ class KnownDevice:
     firmware: str
     last_seen: str
     alias: str
+    update: str
+    """What is remarkable about its firmware updates; mostly empty."""
 
 
 class NotFoundError(OperatorError):
@@ -66,7 +68,7 @@ class Fleet:
     def devices(self) -> list[KnownDevice]:
         """All devices, those that wait for a person last."""
         listed = self._request("GET", "/api/devices").get("devices", [])
-        return [KnownDevice(**{name: _shown(one.get(name)) for name in KnownDevice.__slots__}) for one in listed if isinstance(one, dict)]
+        return [_known(one) for one in listed if isinstance(one, dict)]
 
     def statistics(self, device_id: str) -> dict[str, Any]:
         """How the audio of a device arrives: the members of :class:`bridge.reception.ReceptionReport`, numbers or null."""
@@ -90,6 +92,14 @@ class Fleet:
     def forget(self, device_id: str) -> None:
         """Take away a device's access."""
         self._request("DELETE", f"/api/devices/{device_id}")
+
+    def force_firmware(self, device_id: str, version: str) -> None:
+        """Have a device install this version at its next start, whatever it runs, once."""
+        self._request("POST", f"/api/devices/{quote(device_id, safe=':')}/firmware", {"version": version})
+
+    def release_firmware(self, device_id: str) -> None:
+        """Forget what a device was offered or forced to: what is newer is offered anew."""
+        self._request("DELETE", f"/api/devices/{quote(device_id, safe=':')}/firmware")
 
     def rotate(self, device_id: str) -> None:
         """Give the device new credentials; it is cut off until it asks for them."""
@@ -124,6 +134,18 @@ class Fleet:
         if answer.status_code == 404 and isinstance(data, dict) and data.get("error") not in {None, "Not Found"}:
             raise NotFoundError(*_refusal(self._url, answer.status_code, data))
         raise OperatorError(*_refusal(self._url, answer.status_code, data))
+
+
+def _known(told: dict[str, Any]) -> KnownDevice:
+    update = told.get("update")
+    update = update if isinstance(update, dict) else {}
+    remark = ""
+    if update.get("held"):
+        remark = f"{_shown(update.get('offered'))} is not offered any more (`firmware release` lifts that)"
+    if update.get("force"):
+        remark = f"{_shown(update.get('force'))} will be forced"
+    names = set(KnownDevice.__slots__) - {"update"}
+    return KnownDevice(**{name: _shown(told.get(name)) for name in names}, update=remark)
 
 
 def _refusal(url: str, status: int, data: Any) -> tuple[str]:

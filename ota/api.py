@@ -7,6 +7,7 @@
 ``GET /healthz``                200 while the process lives
 ``GET /readyz``                 200 when devices can be served, else 503
 ``GET /metrics``                Prometheus text
+``GET /xiaozhi/firmware/…``     firmware images, and assets (:mod:`ota.downloads`)
 ``/api/devices…``               with ``Authorization: Bearer <admin.token>``; 404 while no token is set
 =============================== =========================================================================
 """
@@ -17,7 +18,7 @@ import asyncio
 import base64
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, tzinfo
 from typing import Any, TypeAlias
 
@@ -31,10 +32,12 @@ from starlette.routing import BaseRoute, Route
 from mqtt_control.identity import IdentityError, parse_mac
 from ota.activation import Activations, Codes, LocalCodes, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
 from ota.broker import BrokerHandOff
-from ota.device_request import read_facts, read_identity, read_object, read_source, read_version, text_of
-from ota.devices import Device, DeviceStore, Enrolment, StoreError
+from ota.device_request import read_build, read_facts, read_identity, read_object, read_source, text_of
+from ota.devices import UNTOUCHED, Device, DeviceStore, Enrolment, StoreError
+from ota.firmware import FirmwareState
 from ota.manifest import ActivationNotice, Endpoints, WebSocketOffer, build_manifest
 from ota.token_bucket import TokenBuckets
+from ota.updates import Updates
 
 _log = structlog.get_logger(__name__)
 
@@ -84,17 +87,18 @@ def build_app(
     metrics: Callable[[], bytes | Awaitable[bytes]],
     device_stats: DeviceStats = lambda _: None,
     options: OtaOptions = OtaOptions(),
+    updates: Updates | None = None,
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
 
     ``device_stats`` gives what is known about a device's audio by its Device-Id, ready for JSON; None when it was not seen.
-    ``extra_routes`` are served besides, after ours.
+    ``updates``: without them no firmware is offered or served. ``extra_routes`` are served besides, after ours.
     """
     stats = OtaStats()
     codes = LocalCodes(activations) if isinstance(activations, Activations) else activations
-    fleet = _Fleet(store, codes, endpoints, options, stats)
-    admin = _Admin(store, codes, options, stats, device_stats)
+    fleet = _Fleet(store=store, activations=codes, endpoints=endpoints, options=options, stats=stats, updates=updates)
+    admin = _Admin(store=store, activations=codes, options=options, stats=stats, device_stats=device_stats, updates=updates)
     routes = [
         Route("/", fleet.about),
         *(Route(path, fleet.ask, methods=["GET", "POST", "DELETE"]) for path in ("/xiaozhi/ota/", "/xiaozhi/ota")),
@@ -107,6 +111,9 @@ def build_app(
         Route("/api/devices/{device_id}", admin.forget, methods=["DELETE"]),
         Route("/api/devices/{device_id}/stats", admin.statistics),
         Route("/api/devices/{device_id}/rotate", admin.rotate, methods=["POST"]),
+        Route("/api/devices/{device_id}/firmware", admin.update, methods=["POST", "DELETE"]),
+        Route("/api/firmware", admin.firmware),
+        *(updates.downloads.routes(fleet.limit) if updates else ()),
         *extra_routes,
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _error, StoreError: _store_error})
@@ -119,8 +126,16 @@ class _Fleet:
     """What devices ask."""
 
     def __init__(
-        self, store: DeviceStore, activations: Codes, endpoints: Callable[[], Endpoints], options: OtaOptions, stats: OtaStats
+        self,
+        *,
+        store: DeviceStore,
+        activations: Codes,
+        endpoints: Callable[[], Endpoints],
+        options: OtaOptions,
+        stats: OtaStats,
+        updates: Updates | None,
     ) -> None:
+        self._updates = updates
         self._store = store
         self._activations = activations
         self._endpoints = endpoints
@@ -135,7 +150,7 @@ class _Fleet:
         )
 
     async def ask(self, request: Request) -> Response:
-        self._limit(request)
+        self.limit(request)
         return await (self._leave(request) if request.method == "DELETE" else self._check_version(request))
 
     async def _leave(self, request: Request) -> Response:
@@ -166,12 +181,17 @@ class _Fleet:
         credentials = self._store.credentials(device) if approved and endpoints.offers_mqtt else None
         if broker is not None and approved and broker.serves(device):
             endpoints, credentials, topics = broker.endpoints(endpoints), broker.credentials(device), broker.topics(device)
+        build = read_build(request, body)
+        firmware = None
+        if approved and self._updates is not None:
+            firmware = await self._updates.offer(device.device_id, build, http_base=self._endpoints().http_base)
         manifest = build_manifest(
             endpoints=endpoints,
             credentials=credentials,
             websocket=websocket,
             activation=None if approved else await self._notice(enrolment, device, request),
-            device_version=read_version(request, body),
+            device_version=build.version,
+            firmware=firmware,
             now_ms=int(datetime.now(UTC).timestamp() * 1000),
             timezone_offset_min=self._timezone_offset_min(),
             keepalive_s=self._options.keepalive_s,
@@ -186,7 +206,7 @@ class _Fleet:
         return WebSocketOffer(endpoints.websocket_url, self._store.bearer(device), self._options.websocket_version)
 
     async def activate(self, request: Request) -> Response:
-        self._limit(request)
+        self.limit(request)
         identity = read_identity(request)
         body = await read_object(request)
         payload = body.get("Payload")
@@ -233,7 +253,8 @@ class _Fleet:
         offset = datetime.now(UTC).astimezone(self._options.timezone).utcoffset()
         return int(offset.total_seconds() // 60) if offset else 0
 
-    def _limit(self, request: Request) -> None:
+    def limit(self, request: Request) -> None:
+        """Count a request. HTTP 429 when its source asks too often."""
         if request.client is not None and self._options.is_exempt(request.client.host):
             return
         if not self._buckets.take(read_source(request), now=_now_s()):
@@ -244,8 +265,18 @@ class _Fleet:
 class _Admin:
     """What people ask, with the token."""
 
-    def __init__(self, store: DeviceStore, activations: Codes, options: OtaOptions, stats: OtaStats, device_stats: DeviceStats) -> None:
+    def __init__(
+        self,
+        *,
+        store: DeviceStore,
+        activations: Codes,
+        options: OtaOptions,
+        stats: OtaStats,
+        device_stats: DeviceStats,
+        updates: Updates | None,
+    ) -> None:
         self._store = store
+        self._updates = updates
         self._activations = activations
         self._device_stats = device_stats
         self._token = options.admin_token.encode()
@@ -254,8 +285,9 @@ class _Admin:
 
     async def devices(self, request: Request) -> Response:
         self._authorise(request)
-        serial_numbers = await self._activations.serial_numbers()
-        return JSONResponse({"devices": [self._describe(device, serial_numbers) for device in self._store.all()]})
+        serial_numbers, firmware = await self._activations.serial_numbers(), self._store.firmware_states()
+        described = [self._describe(one, serial_numbers, firmware.get(one.device_id, UNTOUCHED)) for one in self._store.all()]
+        return JSONResponse({"devices": described})
 
     async def approve(self, request: Request) -> Response:
         source = self._authorise(request)
@@ -274,7 +306,7 @@ class _Admin:
             await self._activations.unconfirm(pair)
             raise
         _log.info("a device was approved", device_id=device.device_id, source=source)
-        return JSONResponse(self._describe(device, await self._activations.serial_numbers()))
+        return JSONResponse(await self._describe_one(device))
 
     async def forget(self, request: Request) -> Response:
         source = self._authorise(request)
@@ -290,7 +322,7 @@ class _Admin:
         if device is None:
             raise HTTPException(404, "there is no such approved device")
         _log.info("a device's credentials were replaced; it must be restarted", device_id=device.device_id, source=source)
-        return JSONResponse(self._describe(device, await self._activations.serial_numbers()))
+        return JSONResponse(await self._describe_one(device))
 
     async def statistics(self, request: Request) -> Response:
         self._authorise(request)
@@ -315,7 +347,37 @@ class _Admin:
             raise HTTPException(401, "the bearer token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
         return source
 
-    def _describe(self, device: Device, serial_numbers: dict[tuple[str, str], str]) -> dict[str, Any]:
+    async def firmware(self, request: Request) -> Response:
+        """The files that may be offered, and those that may not."""
+        self._authorise(request)
+        if self._updates is None:
+            return JSONResponse({"files": [], "not_offered": {}})
+        index = await self._updates.shelf.index(refresh_s=0)
+        files = [asdict(file) | {"url_path": file.url_path} for file in index.files]
+        return JSONResponse({"files": files, "not_offered": dict(self._updates.shelf.complaints)})
+
+    async def update(self, request: Request) -> Response:
+        """POST: install ``version`` by force at the next check-version, once. DELETE: take that back, and offer what is newer anew."""
+        source = self._authorise(request)
+        device = self._store.get(_path_device_id(request))
+        if device is None or device.status != "approved" or self._updates is None:
+            raise HTTPException(404, "there is no such approved device")
+        if request.method == "DELETE":
+            await self._store.release_firmware(device.device_id)
+            _log.info("a device's firmware offers begin anew", device_id=device.device_id, source=source)
+            return JSONResponse(await self._describe_one(device))
+        version = text_of((await read_object(request)).get("version"))
+        if not version:
+            raise HTTPException(400, 'the body must be {"version": "2.4.2"}')
+        if await self._updates.force(device.device_id, device.facts.board, version) is None:
+            raise HTTPException(404, "there is no such version for the device's board; see /api/firmware")
+        _log.warning("a firmware will be forced once", device_id=device.device_id, version=version, source=source)
+        return JSONResponse(await self._describe_one(device))
+
+    async def _describe_one(self, device: Device) -> dict[str, Any]:
+        return self._describe(device, await self._activations.serial_numbers(), self._store.firmware_state(device.device_id))
+
+    def _describe(self, device: Device, serial_numbers: dict[tuple[str, str], str], state: FirmwareState) -> dict[str, Any]:
         """A device as JSON. The Client-Id stays out: it is half of what proves a device to be itself."""
         return {
             "device_id": device.device_id,
@@ -324,6 +386,7 @@ class _Admin:
             "board": device.facts.board,
             "firmware": device.facts.firmware,
             "serial_number": serial_numbers.get(device.pair, ""),
+            "update": {"offered": state.version, "offers": state.offers, "held": state.held, "force": state.force},
             "replaces_known": device.status == "pending" and not self._is_new(device),
             "first_seen": device.first_seen.isoformat(timespec="seconds"),
             "last_seen": device.last_seen.isoformat(timespec="seconds"),

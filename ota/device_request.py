@@ -14,11 +14,16 @@ from starlette.requests import ClientDisconnect, Request
 
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
 from ota.devices import DeviceFacts
+from ota.firmware import DeviceBuild
 from ota.token_bucket import source_of
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 10
 MAX_FACT_CHARS = 64
+MAX_PARTITIONS = 64
+_APPLICATION = 0
+_OTA_SLOTS = range(0x10, 0x20)
+"""Subtypes of partitions that take a downloaded application."""
 
 
 def read_identity(request: Request) -> DeviceIdentity:
@@ -74,6 +79,22 @@ def read_version(request: Request, body: dict[str, Any]) -> str:
     """The firmware version exactly as the device compares it; anything at all."""
     version = _member(body, "application", "version")
     return version if isinstance(version, str) else request.headers.get("user-agent", "").partition("/")[2]
+
+
+def read_build(request: Request, body: dict[str, Any]) -> DeviceBuild:
+    """What decides which firmware the device can run; empty where it does not tell."""
+    agent = request.headers.get("user-agent", "").partition("/")[0]
+    names = (_member(body, "board", "name"), agent, _member(body, "board", "type"))
+    table = body.get("partition_table")
+    partitions = [one for one in table[:MAX_PARTITIONS] if isinstance(one, dict)] if isinstance(table, list) else []
+    slots = [one.get("size") for one in partitions if one.get("type") == _APPLICATION and one.get("subtype") in _OTA_SLOTS]
+    return DeviceBuild(
+        boards=tuple(dict.fromkeys(text for name in names if (text := text_of(name)))),
+        version=read_version(request, body),
+        chip=text_of(body.get("chip_model_name")).lower(),
+        app_slot_bytes=max((size for size in slots if isinstance(size, int)), default=0),
+        partitions=frozenset(label for one in partitions if (label := text_of(one.get("label")))),
+    )
 
 
 def _member(body: dict[str, Any], outer: str, inner: str) -> object:

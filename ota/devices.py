@@ -25,6 +25,7 @@ import structlog
 from mqtt_control.credentials import Credentials, mint, verify
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_client_id
 from ota.bearer import mint_bearer, verify_bearer
+from ota.firmware import Decision, FirmwareState
 
 _log = structlog.get_logger(__name__)
 
@@ -45,8 +46,16 @@ CREATE TABLE IF NOT EXISTS devices (
   first_seen TEXT NOT NULL, last_seen TEXT NOT NULL, board TEXT NOT NULL, firmware TEXT NOT NULL, alias TEXT NOT NULL
 ) WITHOUT ROWID
 """
+_FIRMWARE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS firmware (
+  device_id TEXT PRIMARY KEY, version TEXT NOT NULL, digest TEXT NOT NULL, offers INTEGER NOT NULL, held INTEGER NOT NULL,
+  force TEXT NOT NULL
+) WITHOUT ROWID
+"""
 UPSERT = "INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SELECT = "SELECT device_id, client_id, secret, device_group, first_seen, last_seen, board, firmware, alias FROM devices"
+SELECT_FIRMWARE = "SELECT device_id, version, digest, offers, held, force FROM firmware"
+UNTOUCHED = FirmwareState()
 
 
 class StoreError(Exception):
@@ -127,6 +136,7 @@ class DeviceStore:
         self._max_pending = max_pending
         self._now = now
         self._devices: dict[str, Device] = {}
+        self._firmware: dict[str, FirmwareState] = {}  # of devices that have one other than UNTOUCHED
         self._pending: OrderedDict[tuple[str, str], Device] = OrderedDict()
         self._decoy = secrets.token_bytes(SECRET_BYTES)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="devices")
@@ -140,6 +150,7 @@ class DeviceStore:
         self._path = path
         devices = await self._on_disk(self._open)
         self._devices = {device.device_id: device for device in devices}
+        self._firmware = await self._on_disk(self._read_firmware)
 
     async def aclose(self) -> None:
         """Close the file; idempotent. Look-ups go on working."""
@@ -206,6 +217,14 @@ class DeviceStore:
         self.stats.authenticated += 1
         return True
 
+    def firmware_state(self, device_id: str) -> FirmwareState:
+        """What is remembered of the device's updates."""
+        return self._firmware.get(device_id, UNTOUCHED)
+
+    def firmware_states(self) -> dict[str, FirmwareState]:
+        """The same of all devices of which there is anything."""
+        return dict(self._firmware)
+
     # -- changes -------------------------------------------------------------------------------------------------------
     async def enrol(self, device_id: str, client_id: str, facts: DeviceFacts) -> Enrolment:
         """A device asks. Raises IdentityError for ids that are none, StoreError when a new device cannot be written.
@@ -264,10 +283,35 @@ class DeviceStore:
                 del self._pending[pair]
             if self._devices.pop(device_id, None) is None:
                 return bool(waiting)
+            self._firmware.pop(device_id, None)
             self.on_revoked(device_id)
             self.on_forgotten(device_id)
-            await self._on_disk(lambda: self._execute("DELETE FROM devices WHERE device_id = ?", (device_id,)))
+            await self._on_disk(lambda: self._forget(device_id))
             return True
+
+    async def settle_firmware(self, device_id: str, decide: Callable[[FirmwareState], Decision]) -> Decision:
+        """Decide from what is remembered of the device's updates, and remember what comes of it. Nobody else changes it meanwhile.
+
+        Raises StoreError, and then what was remembered stands. Cancellation leaves the new state or the old.
+        """
+        async with self._changing:
+            known = self._firmware.get(device_id, UNTOUCHED)
+            decision = decide(known)
+            state = decision.state
+            if state != known and device_id in self._devices:
+                await self._on_disk(lambda: self._execute(*firmware_change(device_id, state)))
+                self._firmware[device_id] = state
+                if state == UNTOUCHED:
+                    del self._firmware[device_id]
+            return decision
+
+    async def force_firmware(self, device_id: str, version: str) -> None:
+        """Have this version installed by force at the device's next visit. Raises StoreError."""
+        await self.settle_firmware(device_id, lambda state: Decision(replace(state, force=version)))
+
+    async def release_firmware(self, device_id: str) -> None:
+        """Forget offers and force: the device is offered anew what is newer. Raises StoreError."""
+        await self.settle_firmware(device_id, lambda _: Decision(UNTOUCHED))
 
     # -- inside --------------------------------------------------------------------------------------------------------
     def _approved(self, device_id: str) -> Device | None:
@@ -356,6 +400,15 @@ class DeviceStore:
             raise sqlite3.ProgrammingError("the registry is closed")
         self._database.execute(statement, values)
 
+    def _read_firmware(self) -> dict[str, FirmwareState]:
+        if self._database is None:
+            raise sqlite3.ProgrammingError("the registry is closed")
+        return dict(firmware_of(row) for row in self._database.execute(SELECT_FIRMWARE))
+
+    def _forget(self, device_id: str) -> None:
+        for table in ("devices", "firmware"):
+            self._execute(f"DELETE FROM {table} WHERE device_id = ?", (device_id,))  # noqa: S608 - one of two words
+
     def _close(self) -> None:
         if self._database is not None:
             self._database.close()
@@ -390,6 +443,7 @@ def prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(_SCHEMA)
+    database.execute(_FIRMWARE_SCHEMA)  # an addition that older versions of this program do not mind
     if version != SCHEMA_VERSION:
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -436,6 +490,19 @@ def device_of(row: tuple[str, str, bytes, str, str, str, str, str, str]) -> Devi
         alias,
         secret,
     )
+
+
+def firmware_change(device_id: str, state: FirmwareState) -> tuple[str, tuple[object, ...]]:
+    """Statement and values that make this state the remembered one."""
+    if state == UNTOUCHED:
+        return "DELETE FROM firmware WHERE device_id = ?", (device_id,)
+    values = (device_id, state.version, state.digest, state.offers, int(state.held), state.force)
+    return "INSERT OR REPLACE INTO firmware VALUES (?, ?, ?, ?, ?, ?)", values
+
+
+def firmware_of(row: tuple[str, str, str, int, int, str]) -> tuple[str, FirmwareState]:
+    device_id, version, digest, offers, held, force = row
+    return device_id, FirmwareState(version, digest, offers, bool(held), force)
 
 
 _SENTENCES = {

@@ -29,6 +29,7 @@ SUBSCRIBE_TOPIC = "null"
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})", re.ASCII)
 _WEBSOCKET_URL = re.compile(r"wss?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?(?:/[!-~]*)?", re.ASCII)
+_HTTP_URL = re.compile(r"https?://[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/[!-~]{1,500}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 
 
@@ -78,6 +79,21 @@ class WebSocketOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class FirmwareOffer:
+    """Firmware that the device downloads and flashes when it is newer; with ``force`` whatever it runs."""
+
+    version: str
+    url: str
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_safe_version(self.version):
+            raise ManifestError(f"the version {self.version[:40]!r} would crash devices: only numbers and dots")
+        if not _HTTP_URL.fullmatch(self.url):
+            raise ManifestError(f"devices cannot download from {self.url[:80]!r}: give http://host[:port]/path or https://host/path")
+
+
+@dataclass(frozen=True, slots=True)
 class ActivationNotice:
     """What an unknown device shows and speaks. ``message`` is shown and must contain the code; its digits are spoken."""
 
@@ -97,6 +113,7 @@ def build_manifest(
     timezone_offset_min: int,
     keepalive_s: int,
     websocket: WebSocketOffer | None = None,
+    firmware: FirmwareOffer | None = None,
     publish_topic: str = PUBLISH_TOPIC,
     subscribe_topic: str = SUBSCRIBE_TOPIC,
 ) -> dict[str, Any]:
@@ -106,8 +123,9 @@ def build_manifest(
     """
     manifest: dict[str, Any] = {"server_time": {"timestamp": now_ms, "timezone_offset": timezone_offset_min}}
     if is_safe_version(device_version):
-        # Equal to what runs, so never newer. A device whose own version stoi cannot read must not be made to compare: nothing is sent.
-        manifest["firmware"] = {"version": device_version, "url": ""}
+        # Without an offer equal to what runs, so never newer. A device whose own version stoi cannot read must not be made to
+        # compare: nothing is sent.
+        manifest["firmware"] = _firmware(firmware) if firmware else {"version": device_version, "url": ""}
     if credentials is not None:
         manifest["mqtt"] = _stored_in_flash(
             {
@@ -132,6 +150,11 @@ def build_manifest(
             "timeout_ms": activation.timeout_ms,
         }
     return manifest
+
+
+def _firmware(offer: FirmwareOffer) -> dict[str, str | int]:
+    section: dict[str, str | int] = {"version": offer.version, "url": offer.url}
+    return section | {"force": 1} if offer.force else section
 
 
 def is_safe_version(version: str) -> bool:

@@ -24,6 +24,8 @@ from ota.devices import (
     DEFAULT_GROUP,
     SECRET_BYTES,
     SELECT,
+    SELECT_FIRMWARE,
+    UNTOUCHED,
     UPSERT,
     Device,
     DeviceFacts,
@@ -33,11 +35,14 @@ from ota.devices import (
     admitted,
     create_file,
     device_of,
+    firmware_change,
+    firmware_of,
     prepare,
     row_of,
     sentence,
     visited,
 )
+from ota.firmware import Decision, FirmwareState
 
 _log = structlog.get_logger(__name__)
 
@@ -137,6 +142,13 @@ class SharedDeviceStore(DeviceStore):
         approved = [device_of(row) for row in self.read(f"{SELECT} ORDER BY device_id")]
         return [*approved, *(_pending_of(row) for row in self.read(f"{_SELECT_PENDING} ORDER BY last_seen"))]
 
+    def firmware_state(self, device_id: str) -> FirmwareState:
+        rows = self.read(f"{SELECT_FIRMWARE} WHERE device_id = ?", (device_id,))
+        return firmware_of(rows[0])[1] if rows else UNTOUCHED
+
+    def firmware_states(self) -> dict[str, FirmwareState]:
+        return dict(firmware_of(row) for row in self.read(SELECT_FIRMWARE))
+
     def _approved(self, device_id: str) -> Device | None:
         rows = self.read(f"{SELECT} WHERE device_id = ?", (device_id,))
         return device_of(rows[0]) if rows else None
@@ -191,6 +203,7 @@ class SharedDeviceStore(DeviceStore):
 
         def forget(database: sqlite3.Connection) -> tuple[int, int]:
             waiting = database.execute("DELETE FROM pending WHERE device_id = ?", (device_id,)).rowcount
+            database.execute("DELETE FROM firmware WHERE device_id = ?", (device_id,))
             return waiting, database.execute("DELETE FROM devices WHERE device_id = ?", (device_id,)).rowcount
 
         waiting, approved = await self.change(forget)
@@ -198,6 +211,22 @@ class SharedDeviceStore(DeviceStore):
             self.on_revoked(device_id)
             self.on_forgotten(device_id)
         return bool(waiting or approved)
+
+    async def settle_firmware(self, device_id: str, decide: Callable[[FirmwareState], Decision]) -> Decision:
+        known = self.firmware_state(device_id)
+        decision = decide(known)
+        if decision.state == known:
+            return decision
+
+        def settle(database: sqlite3.Connection) -> Decision:
+            row = database.execute(f"{SELECT_FIRMWARE} WHERE device_id = ?", (device_id,)).fetchone()
+            known = firmware_of(row)[1] if row else UNTOUCHED
+            decision = decide(known)
+            if decision.state != known and _row(database, device_id):
+                database.execute(*firmware_change(device_id, decision.state))
+            return decision
+
+        return await self.change(settle)
 
     async def _alter(self, device_id: str, alter: Callable[[Device], Device]) -> Device | None:
         def change(database: sqlite3.Connection) -> Device | None:

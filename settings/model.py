@@ -207,6 +207,7 @@ class Limits(Branch):
     device_connections_per_minute: int = Field(120, ge=1, description="MQTT connections of one device")
     device_hellos_per_minute: int = Field(1200, ge=1, description="sessions that one device opens")
     ota_requests_per_minute: int = Field(3000, ge=1, description="OTA requests from one address")
+    firmware_downloads: int = Field(64, ge=1, le=10_000, description="firmware and asset downloads at once; further ones wait")
     exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")
 
     @field_validator("exempt")

@@ -133,7 +133,6 @@ SECTIONS: dict[str, dict[int, str]] = {
 }
 
 WITHOUT_TEST = {
-    17: "The bridge serves no firmware files yet: check-version never offers one (8, 9).",
     87: "There is no vision endpoint yet: `initialize` names none, and the device answers that no address is set.",
     88: "Tools for administrators are never asked for (`withUserTools` is false), so nobody can call them (82).",
     95: (

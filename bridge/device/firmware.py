@@ -20,7 +20,7 @@ from bridge.device.audio_channel import AudioChannel, ChannelStats
 from bridge.device.control_link import ControlLink
 from bridge.device.datagram import Received
 from bridge.device.dialogue import Action, Event, Mode, State, step
-from bridge.device.errors import DeviceError, FirmwareCrashError, HelloError, MqttError, WebSocketError
+from bridge.device.errors import DeviceError, FirmwareCrashError, HelloError, MqttError, OtaError, WebSocketError
 from bridge.device.events import EventLog, Message
 from bridge.device.hello import AudioFormat, Grant, compose_hello, read_hello, read_websocket_hello
 from bridge.device.mcp import Appliance, McpServer
@@ -30,6 +30,7 @@ from bridge.device.ota_client import Hardware, MqttSettings, OtaClient, WebSocke
 from bridge.device.player import Player
 from bridge.device.profiles import PROFILES
 from bridge.device.things import Things
+from bridge.device.upgrade import UpgradeError, download, read_offer
 from bridge.device.websocket_link import WebSocketLink
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,8 @@ _T = TypeVar("_T")
 
 MAIN_QUEUE_LENGTH: Final = 256
 _REBOOT_S: Final = 1.0
+_MAX_UPGRADES: Final = 5
+"""In one boot. A real device would go on for ever."""
 _DRAIN_SLACK_S: Final = 10.0
 _TICK_S: Final = 0.02
 
@@ -64,6 +67,9 @@ class DeviceStats:
     network_errors: int = 0
     boots: int = 0
     crashes: int = 0
+    upgrades: int = 0
+    """Downloaded, and booted into."""
+    upgrades_failed: int = 0
 
 
 class Firmware:
@@ -72,7 +78,7 @@ class Firmware:
     def __init__(self, options: DeviceOptions) -> None:
         self.options = options
         self.profile = PROFILES[options.profile]
-        self.hardware = Hardware.of(options.device_id, options.client_id)
+        self.hardware = replace(Hardware.of(options.device_id, options.client_id), board=options.board)
         self.appliance = Appliance(facts=self.hardware.system_info(self.profile))
         self.mcp = McpServer(
             name=self.hardware.board,
@@ -164,24 +170,45 @@ class Firmware:
         return self._control
 
     async def boot(self) -> None:
-        """Check the version, activate if asked to, connect (a WebSocket only when it is needed).
+        """Check the version, activate if asked to, install what is offered, connect (a WebSocket only when it is needed).
 
         Raises :class:`OtaError` or :class:`MqttError`.
         """
-        ota = OtaClient(
-            self.options.ota_url,
-            hardware=self.hardware,
-            profile=self.profile,
-            on_activation=self.options.on_activation,
-            timing=self.options.ota_timing,
-        )
-        self.ota_answer = await ota.check()
+        for _ in range(_MAX_UPGRADES):
+            ota = OtaClient(
+                self.options.ota_url,
+                hardware=self.hardware,
+                profile=self.profile,
+                on_activation=self.options.on_activation,
+                timing=self.options.ota_timing,
+            )
+            self.ota_answer = await ota.check()
+            if not await self._upgrade():
+                break
+        else:
+            raise OtaError("The server has the device install firmware again and again.")
         settings = read_settings(self.ota_answer, self.options.transport)
         if isinstance(settings, MqttSettings):
             await self.connect(settings)
         else:
             self.stats.boots += 1
             self.websocket = replace(settings, version=self.options.websocket_version or settings.version)
+
+    async def _upgrade(self) -> bool:
+        """Install what the last answer offers; True when the device boots again."""
+        offer = read_offer(self.ota_answer, self.profile.firmware_version)
+        if offer is None:
+            return False
+        try:
+            image = await download(offer.url)
+        except UpgradeError as error:
+            self.stats.upgrades_failed += 1
+            log.warning("The simulated device could not update", device=self.options.device_id, reason=str(error))
+            return False
+        self.stats.upgrades += 1
+        if not self.options.rolls_back:
+            self.profile = replace(self.profile, firmware_version=image.version)
+        return True
 
     async def connect(self, settings: MqttSettings) -> None:
         """The second half of :meth:`boot`, for settings from elsewhere. Raises :class:`MqttError`."""

@@ -24,6 +24,10 @@ class DeviceOptions:
     device_id: str = "02:00:00:00:00:01"
     client_id: str = ""
     """A UUID; empty: one that follows from ``device_id``, as if it were kept in flash."""
+    board: str = "simulated"
+    """Its name, as servers choose firmware by it."""
+    rolls_back: bool = False
+    """New firmware does not start: after each update the old version is back."""
     mode: Mode = "auto"
     profile: str = DEFAULT_PROFILE
     """A name of :data:`bridge.device.profiles.PROFILES`."""

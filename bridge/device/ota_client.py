@@ -80,6 +80,7 @@ class Hardware:
 
     def system_info(self, profile: Profile) -> dict[str, Any]:
         """The check-version body, complete with what servers usually ignore."""
+        assets = {"label": "assets", "type": 1, "subtype": 130, "address": 8_388_608, "size": 8_388_608}
         return {
             "version": 2,
             "language": self.language,
@@ -99,6 +100,8 @@ class Hardware:
             "partition_table": [
                 {"label": "nvs", "type": 1, "subtype": 2, "address": 36_864, "size": 16_384},
                 {"label": "ota_0", "type": 0, "subtype": 16, "address": 131_072, "size": 4_128_768},
+                {"label": "ota_1", "type": 0, "subtype": 17, "address": 4_259_840, "size": 4_128_768},
+                *([assets] if profile.firmware_version >= "2" else []),
             ],
             "ota": {"label": "ota_0"},
             "display": {"monochrome": False, "width": 320, "height": 240},

@@ -17,6 +17,7 @@ from ota.devices import DeviceFacts, DeviceStore
 from providers.base import ModelMissing, ProviderError, ProviderRejected
 from settings.load import MASK, SettingsError
 from settings.reference import example_yaml, markdown
+from tests.ota.images import image
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert (version.returncode, version.stdout.split()[0]) == (0, "xiaozhi-bridge")
     top = run("--help", cwd=tmp_path)
     assert top.returncode == 0
-    for command in ("serve", "device", "demo", "models", "config", "devices", "try", "doctor", "version"):
+    for command in ("serve", "device", "demo", "models", "config", "devices", "firmware", "try", "doctor", "version"):
         assert command in top.stdout
 
 
@@ -193,3 +194,28 @@ def test_mosquitto_passwords(tmp_path: Path) -> None:
     assert "up to date" in run(*command, "--out", "passwords", cwd=tmp_path).stdout
     failed = run(*command, "--out", "nowhere/passwords", cwd=tmp_path)
     assert (failed.returncode, "cannot be written" in failed.stderr) == (1, True)
+
+
+def test_firmware_is_added_listed_and_refused(tmp_path: Path) -> None:
+    good, merged = tmp_path / "xiaozhi.bin", tmp_path / "merged-binary.bin"
+    good.write_bytes(image("2.5.0"))
+    merged.write_bytes(image(description=False) + image("2.5.0"))
+    empty = run("firmware", "list", cwd=tmp_path)
+    assert (empty.returncode, "No firmware" in empty.stdout) == (0, True)
+    refused = run("firmware", "add", "merged-binary.bin", "--board", "bread", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "merged" in refused.stderr
+    assert run("firmware", "add", "missing.bin", "--board", "bread", cwd=tmp_path).returncode == 1
+    assert run("firmware", "add", "xiaozhi.bin", "--board", "..", cwd=tmp_path).returncode == 1
+    for _ in range(2):
+        assert run("firmware", "add", "xiaozhi.bin", "--board", "Bread Compact", cwd=tmp_path).returncode == 0
+    placed = tmp_path / "data" / "firmware" / "bread-compact" / "2.5.0.bin"
+    assert placed.read_bytes() == image("2.5.0")
+    assert list(placed.parent.iterdir()) == [placed]
+    (placed.parent / "latest.bin").write_bytes(image("2.6.0"))
+    listed = run("firmware", "list", cwd=tmp_path)
+    assert "bread-compact  2.5.0  esp32s3  xiaozhi" in listed.stdout
+    assert "not offered: bread-compact/latest.bin" in listed.stdout
+    told = json.loads(run("firmware", "list", "--json", cwd=tmp_path).stdout)
+    assert [one["version"] for one in told["files"]] == ["2.5.0"]
+    assert list(told["not_offered"]) == ["bread-compact/latest.bin"]

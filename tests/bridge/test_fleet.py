@@ -15,9 +15,14 @@ from bridge.fleet import Fleet
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceFacts, DeviceStore
+from ota.downloads import Downloads
+from ota.firmware import Decision, FirmwareState
 from ota.manifest import Endpoints
 from ota.server import HttpServer
+from ota.shelf import FirmwareShelf
+from ota.updates import Updates
 from settings.model import Admin, Http, SettingsTree
+from tests.ota.images import put
 
 MAC = "02:00:00:00:00:01"
 CLIENT_ID = "00000000-0000-4000-8000-000000000001"
@@ -42,6 +47,8 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
     store = DeviceStore(enrolment="code")
     await store.open(tmp_path / "devices.sqlite")
     activations = Activations()
+    shelf = FirmwareShelf(tmp_path / "firmware")
+    put(tmp_path, "bread", "2.5.0")
     app = build_app(
         store=store,
         activations=activations,
@@ -50,6 +57,7 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         metrics=lambda: b"",
         device_stats={MAC: {"received": 90, "expected": 100, "last_seen_s": None, "odd": ["?"]}}.get,
         options=OtaOptions(admin_token=TOKEN),
+        updates=Updates(shelf, store, Downloads(shelf)),
     )
     await store.enrol(MAC, CLIENT_ID, DeviceFacts(board="bread\x1b[31m", firmware="2.0.0"))
     code = activations.offer((MAC, CLIENT_ID), source="127.0.0.1", now=asyncio.get_running_loop().time()).code
@@ -78,6 +86,15 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert renewed is not None
         assert renewed.secret != device.secret
         assert "no such approved device" in await refusal(lambda: fleet.rotate("02:00:00:00:00:99"))
+        assert "no such approved device" in await refusal(lambda: fleet.force_firmware("02:00:00:00:00:99", "2.5.0"))
+        assert "no such version" in await refusal(lambda: fleet.force_firmware(MAC, "2.6.0"))
+        await asyncio.to_thread(fleet.force_firmware, MAC, "2.5.0")
+        assert [one.update for one in await asyncio.to_thread(fleet.devices)] == ["2.5.0 will be forced"]
+        await asyncio.to_thread(fleet.release_firmware, MAC)
+        assert [one.update for one in await asyncio.to_thread(fleet.devices)] == [""]
+        held = FirmwareState("2.5.0", "d", 3, held=True)
+        await store.settle_firmware(MAC, lambda _: Decision(held))
+        assert ["not offered any more" in one.update for one in await asyncio.to_thread(fleet.devices)] == [True]
         await asyncio.to_thread(fleet.forget, MAC)
         assert await asyncio.to_thread(fleet.devices) == []
         assert "no such device" in await refusal(lambda: fleet.forget(MAC))
@@ -86,4 +103,5 @@ async def test_devices_of_a_running_server(tmp_path: Path) -> None:
         assert "No server has run" in await refusal(Fleet(nobody).devices)
         await server.aclose()
     await store.aclose()
+    shelf.close()
     assert "No server answers" in await refusal(fleet.devices)

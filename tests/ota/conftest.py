@@ -16,8 +16,11 @@ import pytest
 from ota.activation import Activations
 from ota.api import OtaOptions, build_app
 from ota.devices import DeviceStore, EnrolmentMode
+from ota.downloads import Downloads
 from ota.manifest import Endpoints
 from ota.server import HttpServer
+from ota.shelf import FirmwareShelf
+from ota.updates import Updates
 
 TOKEN = "let-me-in"
 CLIENT_ID = "00000000-0000-4000-8000-000000000001"
@@ -35,7 +38,12 @@ def stock_body(version: str = "2.4.2") -> dict[str, Any]:
         "uuid": CLIENT_ID,
         "chip_model_name": "esp32s3",
         "application": {"name": "xiaozhi", "version": version, "idf_version": "v5.5.2"},
-        "partition_table": [{"label": "nvs", "type": 1, "subtype": 2, "address": 36864, "size": 16384}],
+        "partition_table": [
+            {"label": "nvs", "type": 1, "subtype": 2, "address": 36864, "size": 16384},
+            {"label": "ota_0", "type": 0, "subtype": 16, "address": 131072, "size": 4128768},
+            {"label": "ota_1", "type": 0, "subtype": 17, "address": 4259840, "size": 4128768},
+            {"label": "assets", "type": 1, "subtype": 130, "address": 8388608, "size": 8388608},
+        ],
         "ota": {"label": "ota_0"},
         "board": {"type": "wifi", "name": "test-board", "ssid": "home", "rssi": -50, "ip": "192.168.1.7", "mac": MAC},
     }
@@ -48,6 +56,9 @@ class Site:
     http: httpx.AsyncClient
     store: DeviceStore
     port: int
+    directory: Path
+    """Firmware is looked for below it, anew at each request."""
+    updates: Updates
     endpoints: Endpoints = field(default_factory=lambda: Endpoints("192.168.1.10", 1883, "http://192.168.1.10:8003"))
     ready: bool = True
 
@@ -86,17 +97,21 @@ async def running(
     token: str = TOKEN,
     activations: Activations | None = None,
     options: dict[str, Any] | None = None,
+    downloads: dict[str, Any] | None = None,
 ) -> AsyncIterator[Site]:
     store = DeviceStore(enrolment=enrolment)
     await store.open(directory / "devices.sqlite3")
     async with asyncio.TaskGroup() as group, httpx.AsyncClient() as http:
-        site = Site(http, store, 0)
+        shelf = FirmwareShelf(directory / "firmware", refresh_s=0)
+        updates = Updates(shelf, store, Downloads(shelf, assets=directory / "assets", **(downloads or {})))
+        site = Site(http, store, 0, directory, updates)
         app = build_app(
             store=store,
             activations=activations or Activations(),
             endpoints=lambda: site.endpoints,
             ready=lambda: site.ready,
             metrics=lambda: b"up 1\n",
+            updates=updates,
             options=OtaOptions(admin_token=token, timezone=timezone(timedelta(hours=5, minutes=30)), **(options or {})),
         )
         server = HttpServer(group)
@@ -107,6 +122,7 @@ async def running(
         finally:
             await server.aclose()
             await store.aclose()
+            shelf.close()
 
 
 @pytest.fixture

@@ -140,13 +140,13 @@ async def test_check_007_version_from_the_user_agent(site: Site, version: str) -
         assert all(int(segment) < 2**31 for segment in firmware["version"].split("."))
 
 
-async def test_check_008_no_update_is_offered(site: Site) -> None:
+async def test_check_008_without_files_no_update_is_offered(site: Site) -> None:
     firmware = (await site.check()).json()["firmware"]
     assert firmware["version"] == "2.4.2"  # equal is not newer
     assert firmware["url"] == ""
 
 
-async def test_check_009_nothing_is_forced(site: Site) -> None:
+async def test_check_009_nothing_is_forced_unasked(site: Site) -> None:
     for _ in range(2):
         assert "force" not in (await site.check()).json()["firmware"]
 

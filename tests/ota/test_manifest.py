@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqtt_control.credentials import Credentials
-from ota.manifest import ActivationNotice, Endpoints, ManifestError, WebSocketOffer, build_manifest, is_safe_version
+from ota.manifest import ActivationNotice, Endpoints, FirmwareOffer, ManifestError, WebSocketOffer, build_manifest, is_safe_version
 
 ENDPOINTS = Endpoints("h", 1883, "http://h")
 CREDENTIALS = Credentials("GID@@@02_00_00_00_00_01@@@c", "dXNlcg==", "cGFzcw==")
@@ -76,6 +76,32 @@ def test_websocket_addresses(url: str) -> None:
 def test_websocket_offers_that_are_none(url: str, version: int) -> None:
     with pytest.raises(ManifestError):
         WebSocketOffer(url, "t", version)
+
+
+def test_firmware() -> None:
+    offer, forced = FirmwareOffer("1.2.4", "http://h:8003/x.bin"), FirmwareOffer("1.0", "http://h/x.bin", force=True)
+    assert manifest(firmware=offer)["firmware"] == {"version": "1.2.4", "url": "http://h:8003/x.bin"}
+    assert manifest(firmware=forced)["firmware"] == {"version": "1.0", "url": "http://h/x.bin", "force": 1}
+    assert manifest()["firmware"] == {"version": "1.2.3", "url": ""}
+    for version in ("", "v1", "1..2", "latest"):  # the device would compare, and crash
+        assert "firmware" not in manifest(firmware=offer, device_version=version)
+
+
+@pytest.mark.parametrize(
+    ("version", "url"),
+    [
+        ("v1.2.4", "http://h/x.bin"),
+        ("", "http://h/x.bin"),
+        ("1.2.4", ""),
+        ("1.2.4", "/x.bin"),
+        ("1.2.4", "http://h"),
+        ("1.2.4", "http://[::1]/x"),
+        ("1.2.4", "http://h/a b"),
+    ],
+)
+def test_firmware_offers_that_are_none(version: str, url: str) -> None:
+    with pytest.raises(ManifestError):
+        FirmwareOffer(version, url)
 
 
 def test_activation() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ota.devices import DeviceFacts, DeviceStore, EnrolmentMode, StoreError
+from ota.firmware import MAX_OFFERS, DeviceBuild, FirmwareFile, FirmwareIndex, FirmwareState, decide
 from ota.shared_devices import SharedDeviceStore, start_afresh
 
 MAC = "02:00:00:00:00:01"
@@ -178,3 +179,37 @@ async def test_a_change_that_fails_leaves_nothing(stores: Pair) -> None:
         await there.change(fail)
     assert len(there.all()) == 1
     assert await here.forget(MAC)  # the other does not hold the lock
+
+
+async def test_offers_are_counted_and_force_delivered_for_all_together(stores: Pair) -> None:
+    for store in stores:
+        await store.enrol(MAC, "c", FACTS)
+    index = FirmwareIndex([FirmwareFile("board", "2.5.0", "d", 1000, "", "x")])
+    build = DeviceBuild(("board",), "2.4.2")
+    offers, forced = [], []
+
+    async def visit(store: SharedDeviceStore) -> None:
+        decision = await store.settle_firmware(MAC, lambda state: decide(index, build, state))
+        offers.append(decision.file is not None)
+        forced.append(decision.force)
+
+    async def visits() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                for store in stores:
+                    group.create_task(visit(store))
+
+    await visits()
+    assert sum(offers) == MAX_OFFERS
+    assert [store.firmware_state(MAC) for store in stores] == [FirmwareState("2.5.0", "d", MAX_OFFERS, held=True)] * 2
+    assert stores[0].firmware_states() == {MAC: FirmwareState("2.5.0", "d", MAX_OFFERS, held=True)}
+    await stores[0].force_firmware(MAC, "2.5.0")
+    await visits()
+    assert sum(forced) == 1
+    await stores[1].release_firmware(MAC)
+    assert stores[0].firmware_states() == {}
+    await stores[1].force_firmware(MAC, "2.5.0")
+    await stores[0].forget(MAC)
+    assert stores[1].firmware_state(MAC) == FirmwareState()
+    await stores[1].force_firmware(MAC, "2.5.0")  # of a device that is not known any more nothing is kept
+    assert stores[1].firmware_states() == {}

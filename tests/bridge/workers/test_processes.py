@@ -23,6 +23,9 @@ import httpx
 import pytest
 
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, State, encode_speech, is_message
+from ota.firmware import MAX_OFFERS
+from ota.shelf import REFRESH_S
+from tests.ota.images import put
 from tests.scripted import silence, tone
 
 ROOT = Path(__file__).parents[3]
@@ -281,6 +284,17 @@ async def test_an_admin_command_reaches_the_worker_that_has_the_device(cluster: 
         for one in (first, second):
             with pytest.raises(DeviceError, match="refused the credentials"):
                 await one.control.connect()
+
+
+async def test_check_008_firmware_offers_are_counted_over_all_workers(cluster: Cluster) -> None:
+    put(cluster.data_dir, "updating", "2.5.0")
+    await asyncio.sleep(REFRESH_S + 0.5)
+    async with device(cluster, 0x40, board="updating", rolls_back=True) as stubborn:
+        assert (stubborn.stats.upgrades, stubborn.profile.firmware_version) == (MAX_OFFERS, "2.4.2")
+    for number in range(0x41, 0x47):
+        async with device(cluster, number, board="updating") as updated:
+            assert (updated.stats.upgrades, updated.profile.firmware_version) == (1, "2.5.0")
+    assert await cluster.metric("xiaozhi_downloads_completed_total") == MAX_OFFERS + 6
 
 
 async def test_rolling_restart(cluster: Cluster, question: Speech) -> None:
