@@ -34,6 +34,11 @@ def is_cjk(character: str) -> bool:
     return 0x2E80 <= code <= 0x9FFF or 0xAC00 <= code <= 0xD7AF or 0xF900 <= code <= 0xFAFF or 0xFF00 <= code <= 0xFFEF or code >= 0x20000
 
 
+def _inside_brackets(head: str) -> bool:
+    """Whether a bracket is open at the end: a link, an aside."""
+    return max(head.rfind("["), head.rfind("(")) > max(head.rfind("]"), head.rfind(")"))
+
+
 def speakable_length(text: str) -> tuple[int, int]:
     """CJK characters and words of other scripts in ``text``."""
     cjk = sum(1 for character in text if is_cjk(character) and unicodedata.category(character)[0] == "L")
@@ -78,9 +83,9 @@ class SentenceSplitter:
         """Where speech may pause although no mark stands there; 0 for nowhere."""
         text = self._text
         for index in range(len(text) - 1, 0, -1):
-            if text[index] in CLAUSE_MARKS | FULL_STOPS:
-                continue
             head = text[:index]
+            if text[index] in CLAUSE_MARKS | FULL_STOPS or _inside_brackets(head):
+                continue
             if text[index].isspace():
                 words = head.split()
                 if speakable_length(head)[1] < FIRST_CLAUSE_WORDS:

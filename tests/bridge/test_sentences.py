@@ -73,6 +73,7 @@ def test_first_clause_in_chinese() -> None:
         ("今天的天气很好适合出去", ""),
         ("我们昨天去过的那家", "我们昨天去过的"),
         ("我们想要知道的东西有很多了解", "我们想要知道的"),
+        ("You can read it in [the manual of", "You can read it"),
         ("你好", ""),
         ("", ""),
     ],
