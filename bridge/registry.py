@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from msgspec import UNSET
@@ -99,6 +100,7 @@ class Registry:
         self._admits_hello = admits_hello
         self._firmware = firmware
         self._link: Link | None = None
+        self._link_now = lambda: self._link  # one for all devices: thousands may be idle
         self._devices: dict[str, Device] = {}
         self._closing = False
         self.hellos = 0
@@ -319,9 +321,9 @@ class Registry:
             settings = self._services.settings.session
             device = self._devices[identity.device_id] = Device(
                 identity=identity,
-                mcp=DeviceMcp(lambda payload: self._send_mcp(identity.device_id, payload), call_timeout_s=settings.tool_timeout_s),
+                mcp=DeviceMcp(partial(self._send_mcp, identity.device_id), call_timeout_s=settings.tool_timeout_s),
                 history=History(turns=settings.history_turns),
-                mqtt=MqttUdp(identity.device_id, link=lambda: self._link, audio=self._audio, endpoint=self._audio_endpoint),
+                mqtt=MqttUdp(identity.device_id, link=self._link_now, audio=self._audio, endpoint=self._audio_endpoint),
             )
         return device
 

@@ -58,6 +58,19 @@ class DeviceMcp:
     Everything runs on the event loop's thread. Calls may overlap.
     """
 
+    __slots__ = (
+        "_call_timeout_s",
+        "_closed",
+        "_rpc",
+        "_send",
+        "_tools",
+        "_user_tools",
+        "_waiting",
+        "initialized",
+        "server_info",
+        "stats",
+    )
+
     def __init__(self, send: Callable[[dict[str, Any]], bool], *, call_timeout_s: float = 10.0) -> None:
         self.stats = DeviceMcpStats()
         self.server_info: dict[str, str] = {}
