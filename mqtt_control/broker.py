@@ -245,9 +245,10 @@ class Broker:
 
     async def _one_connection(self) -> None:
         """From CONNECT until the connection is lost, which raises one of :data:`_FAULTS`, in groups or alone."""
+        cancelled_before = _times_cancelled()
         async with self._connection() as client:
             await self._subscribe(client)
-            _heed_cancellation()
+            _heed_cancellation(cancelled_before)
             self._came_online()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive(client), name="broker receive")
@@ -523,10 +524,15 @@ def _tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
         raise BrokerTlsError(f"broker.tls.ca_file {options.tls.ca_file} cannot be used: {error}.") from error
 
 
-def _heed_cancellation() -> None:
-    """After a call of aiomqtt: ``wait_for`` of Python 3.11 loses a cancellation that comes together with the answer."""
+def _times_cancelled() -> int:
+    """How often this task was cancelled; a task group of Python 3.11 leaves its own cancellation counted."""
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    return task.cancelling() if task is not None else 0
+
+
+def _heed_cancellation(before: int = 0) -> None:
+    """After a call of aiomqtt: ``wait_for`` of Python 3.11 loses a cancellation that comes together with the answer."""
+    if _times_cancelled() > before:
         raise asyncio.CancelledError
 
 
