@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from bridge.device import Device, DeviceError, Speech
 
@@ -127,3 +128,15 @@ async def goes_on(one: Device, question: Speech) -> None:
                 await one.converse(question, timeout_s=10)
                 return
             await asyncio.sleep(0.2)
+
+
+async def open_at(one: Device, udp_port: int) -> None:
+    """Connect again and again until the kernel has chosen the worker with this UDP port; the channel is open then."""
+    for _ in range(60):
+        await one.open_channel()
+        if one.grant is not None and one.grant.port == udp_port:
+            return
+        await one.goodbye()
+        one.drop_mqtt()
+        await one.control.connect()
+    pytest.fail("the kernel never chooses this worker")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import httpx
@@ -17,9 +18,10 @@ import pytest
 
 from bridge.device import Device, DeviceOptions, encode_speech, is_message
 from bridge.workers.share import owner_of
+from mqtt_control.credentials import mint_for_broker
 from ota.broker import write_password_file
 from ota.devices import read_registry
-from tests.bridge.workers.cluster import PATIENCE_S, WORKERS, Cluster, comes, goes_on, serving
+from tests.bridge.workers.cluster import PATIENCE_S, WORKERS, Cluster, comes, goes_on, open_at, serving
 from tests.mosquitto import BRIDGE, Mosquitto, needs_mosquitto
 from tests.scripted import tone
 
@@ -48,9 +50,10 @@ async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
         yield broker
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Cluster]:
-    settings = {"control.mode": "broker", "broker.host": "127.0.0.1", "broker.port": mosquitto.port, "broker.reconnect_max_s": 1}
+@pytest.fixture(params=["broker"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path, mosquitto: Mosquitto) -> Iterator[Cluster]:
+    """The parameter is the control mode."""
+    settings = {"control.mode": request.param, "broker.host": "127.0.0.1", "broker.port": mosquitto.port, "broker.reconnect_max_s": 1}
     settings |= {"broker.username": BRIDGE[0], "broker.password": BRIDGE[1]}
     directory = tmp_path / "server"
     directory.mkdir()
@@ -125,6 +128,37 @@ async def test_a_crash_ends_the_sessions_of_one_worker(cluster: Cluster, mosquit
                 await goes_on(second, QUESTION)
                 await asyncio.sleep(0.1)
         assert await cluster.metric("xiaozhi_bridge_sessions{") == 2, "none is left where a device stood in"
+
+
+@pytest.mark.parametrize("cluster", ["both"], indirect=True)
+async def test_front_and_broker_at_once(cluster: Cluster, mosquitto: Mosquitto) -> None:
+    """A device that is heard at the broker leaves the front, though another worker has it there; and the other way."""
+    device_id = at_home(1)
+    options = DeviceOptions(ota_url=f"{cluster.url}/xiaozhi/ota/", device_id=device_id, reconnect_s=3600)
+    async with Device(options) as at_front:
+        await at_front.boot()
+        await open_at(at_front, port_of(cluster, 0))
+        write_password_file(mosquitto.passwords, read_registry(cluster.data_dir / "devices.sqlite3"))
+        mosquitto.reload()
+        (known,) = read_registry(cluster.data_dir / "devices.sqlite3")
+        user = known.identity.node
+        async with mosquitto.client((user, mint_for_broker(known.secret, known.identity).password)) as client:
+            await client.subscribe(f"xiaozhi/{user}/down")
+            await client.publish(f"xiaozhi/{user}/up", HELLO)
+            reply: dict[str, Any] = {}
+            async with asyncio.timeout(PATIENCE_S):
+                while reply.get("type") != "hello":
+                    reply = json.loads(bytes((await anext(aiter(client.messages))).payload))
+            assert reply["udp"]["port"] == port_of(cluster, 1)
+            await comes(lambda: not at_front.control.connected.is_set())
+            assert await cluster.metric("xiaozhi_bridge_sessions{") == 1
+            await at_front.control.connect()
+            await at_front.goodbye()
+            await open_at(at_front, port_of(cluster, 0))
+            async with asyncio.timeout(PATIENCE_S):
+                while await cluster.metric("xiaozhi_bridge_sessions{") != 1:
+                    await asyncio.sleep(0.05)
+            assert at_front.control.connected.is_set()
 
 
 async def test_no_hello_is_answered_twice_while_workers_are_replaced(cluster: Cluster, mosquitto: Mosquitto) -> None:

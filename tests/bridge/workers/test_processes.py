@@ -17,7 +17,7 @@ import pytest
 
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, State, encode_speech, is_message
 from tests.bridge.certificates import write_certificate
-from tests.bridge.workers.cluster import PATIENCE_S, WORKERS, Cluster, alive, comes, goes_on, serving, wait_until
+from tests.bridge.workers.cluster import PATIENCE_S, WORKERS, Cluster, alive, comes, goes_on, open_at, serving, wait_until
 from tests.scripted import silence, tone
 
 pytestmark = [
@@ -46,18 +46,6 @@ async def device(cluster: Cluster, number: int, **options: Any) -> AsyncIterator
     async with Device(made) as one:
         await one.boot()
         yield one
-
-
-async def open_at(one: Device, udp_port: int) -> None:
-    """Connect again and again until the kernel has chosen the worker with this UDP port; the channel is open then."""
-    for _ in range(60):
-        await one.open_channel()
-        if one.grant is not None and one.grant.port == udp_port:
-            return
-        await one.goodbye()
-        one.drop_mqtt()
-        await one.control.connect()
-    pytest.fail("the kernel never chooses this worker")
 
 
 async def converse(one: Device, question: Speech) -> None:
