@@ -26,6 +26,8 @@ from bridge.device import Device, DeviceError, Speech
 ROOT = Path(__file__).parents[3]
 ROLES = {"vad": "EnergyVad", "asr": "ScriptedAsr", "llm": "ScriptedLlm", "tts": "ScriptedTts"}
 WORKERS = 2
+FEW_FILES = 300
+"""The soft limit of open files that the server is started with, as many systems have a low one."""
 PATIENCE_S = 40.0
 """For what takes one second on an idle machine."""
 
@@ -82,7 +84,7 @@ def serving(directory: Path, *more: str) -> Iterator[Cluster]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("XZ_")}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bridge.cli", *arguments],
+            ["/bin/sh", "-c", f'ulimit -Sn {FEW_FILES}; exec "$@"', "sh", sys.executable, "-m", "bridge.cli", *arguments],
             cwd=directory,
             env=inherited | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(plugin.parent)))},
             stdin=subprocess.DEVNULL,

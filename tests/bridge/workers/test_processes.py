@@ -17,7 +17,7 @@ import pytest
 
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, State, encode_speech, is_message
 from tests.bridge.certificates import write_certificate
-from tests.bridge.workers.cluster import PATIENCE_S, WORKERS, Cluster, alive, comes, goes_on, open_at, serving, wait_until
+from tests.bridge.workers.cluster import FEW_FILES, PATIENCE_S, WORKERS, Cluster, alive, comes, goes_on, open_at, serving, wait_until
 from tests.scripted import silence, tone
 
 pytestmark = [
@@ -79,6 +79,14 @@ async def test_eight_devices_over_both_workers(cluster: Cluster, question: Speec
     assert await cluster.metric("xiaozhi_worker_up") == WORKERS
     assert {line["worker"] for line in cluster.lines("turn")} == {0, 1}
     assert await cluster.metric("xiaozhi_devices_enrolled_total") == 8
+
+
+def test_open_files_are_as_many_as_the_system_allows(cluster: Cluster) -> None:
+    """Each device is one."""
+    for pid in (cluster.process.pid, *(pid for pid, _ in cluster.workers.values())):
+        (line,) = (line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max open files"))
+        soft, hard = line.split()[3:5]
+        assert int(soft) == min(int(hard), 1 << 20) > FEW_FILES
 
 
 async def test_a_crash_is_not_noticed_by_the_others(cluster: Cluster, question: Speech) -> None:
