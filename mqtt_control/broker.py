@@ -180,7 +180,7 @@ class Broker:
 
     def not_mine(self) -> list[str]:
         """The devices that count as connected here and are another process's by now: :meth:`disconnect` them."""
-        return [device_id for device_id in self._peers if not self._mine(device_id)]
+        return [device_id for device_id, peer in self._peers.items() if not peer.leaving and not self._mine(device_id)]
 
     def when_caught_up(self, done: Callable[[], None]) -> None:
         """Call ``done`` once everything is looked at that the broker has forwarded to us before now.

@@ -505,6 +505,7 @@ async def test_devices_of_another_process_are_left_alone(mosquitto: Mosquitto) -
         assert broker.not_mine() == [ALICE.device_id]
         assert broker.send(ALICE.device_id, Goodbye("s"))
         broker.disconnect(ALICE.device_id)
+        assert broker.not_mine() == [], "it is leaving already"
         assert (await hears(alice)).payload == b'{"type":"goodbye","session_id":"s"}', "what was said last still goes out"
         assert (await recorder.until(5))[4] == ("disconnected", ALICE)
         await say(alice, ABORT)
