@@ -47,3 +47,9 @@ def cpu_s(pid: int) -> float:
     """User and system time of all threads of a process, to 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system allows, for this process and its children."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

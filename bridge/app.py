@@ -64,8 +64,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FAREWELL_S = 0.3
+BROKER_WAIT_S = 5.0
+"""For a worker's connection to the user's broker: with it, the worker takes its share of the devices there."""
 CODEC_THREADS = 2
-"""The only port on which devices use TLS."""
 
 
 def run(loaded: Loaded) -> int:
@@ -164,17 +165,24 @@ async def bridge(
             firmware=lambda device_id: known.facts.firmware if (known := devices.get(device_id)) is not None else "",
         )
         listener = seat.listener(registry) if seat else registry
-        control = build_control(settings, devices=devices, listener=listener, gate=gate)
+        control = build_control(settings, devices=devices, listener=listener, gate=gate, **({"mine": seat.answers} if seat else {}))
         registry.attach(control.links)
         websocket = WebSocketEndpoint(
             authenticate=devices.authenticate_bearer, listener=listener, hello_timeout_s=settings.websocket.hello_timeout_s
         )
         revoke = partial(_revoke, registry, websocket)
         if seat:
-            seat.attach(registry=registry, metrics=metrics, revoke=revoke, close=partial(_close, control, websocket))
+            seat.attach(
+                registry=registry,
+                metrics=metrics,
+                revoke=revoke,
+                close=partial(_close, control, websocket),
+                give_up=partial(_give_up, registry, control),
+                catch_up=control.broker.when_caught_up if control.broker else lambda done: done(),
+            )
         ports = await start_front(loaded, control.front, certificate, stack, tasks, shared=seat is not None)
         if control.broker is not None:
-            start_broker(control.broker, tasks)
+            await start_broker(control.broker, tasks, wait_s=BROKER_WAIT_S if seat else 0)
             stack.push_async_callback(control.broker.aclose)
         updates = _updates(stack, settings, devices)
         token = admin_token(settings)
@@ -186,7 +194,7 @@ async def bridge(
             endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
             ready=lambda: is_ready[0],
             metrics=seat.exposition if seat else metrics.exposition,
-            device_stats=lambda device_id: report.as_json() if (report := registry.reception(device_id)) is not None else None,
+            device_stats=seat.statistics if seat else registry.statistics,
             options=OtaOptions(
                 keepalive_s=settings.mqtt.keepalive_s,
                 timezone=timezone,
@@ -296,6 +304,14 @@ def _close(control: Control, websocket: WebSocketEndpoint, device_id: str) -> No
     """The device's connections to this process end."""
     control.links.disconnect(device_id)
     websocket.disconnect(device_id)
+
+
+def _give_up(registry: Registry, control: Control) -> None:
+    """Devices at the broker that another worker is to answer from now on."""
+    if control.broker is not None:
+        for device_id in control.broker.not_mine():
+            registry.hand_over(device_id)
+            control.broker.disconnect(device_id)
 
 
 def _start_chores(

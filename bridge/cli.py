@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bridge.errors import OperatorError, explain
+from bridge.open_files import raise_limit
 
 if TYPE_CHECKING:
     from providers.models import ModelStore
@@ -146,6 +147,7 @@ def serve(
         "workers": workers,
     }
     loaded = load_settings(config, sets, overrides)
+    raise_limit()
     if worker_fd is not None:
         from bridge.workers import worker
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +38,15 @@ class Control:
     broker: Broker | None
 
 
-def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: LinkListener, gate: Gate | None = None) -> Control:
-    """The links of these settings, not started yet. Raises OperatorError."""
+def build_control(
+    settings: SettingsTree,
+    *,
+    devices: DeviceStore,
+    listener: LinkListener,
+    gate: Gate | None = None,
+    mine: Callable[[str], bool] = lambda _device_id: True,
+) -> Control:
+    """The links of these settings, not started yet. ``mine``: whom at the broker this process answers. Raises OperatorError."""
     links = Links(listener)
     front = broker = None
     mode = settings.control.mode
@@ -50,16 +59,27 @@ def build_control(settings: SettingsTree, *, devices: DeviceStore, listener: Lin
         route = links.route()
         try:
             broker = route.link = Broker(
-                settings.broker, authorise=devices.approved, listener=route, max_message_bytes=settings.mqtt.max_packet_bytes
+                settings.broker,
+                authorise=devices.approved,
+                listener=route,
+                max_message_bytes=settings.mqtt.max_packet_bytes,
+                mine=mine,
             )
         except BrokerTlsError as error:
             raise OperatorError(str(error)) from error
     return Control(links, front, broker)
 
 
-def start_broker(broker: Broker, tasks: asyncio.TaskGroup) -> None:
-    """Let the link to the broker run in ``tasks``. Devices can be served once it is connected; the log says when."""
+async def start_broker(broker: Broker, tasks: asyncio.TaskGroup, *, wait_s: float = 0.0) -> None:
+    """Let the link to the broker run in ``tasks``. Devices can be served once it is connected; the log says when.
+
+    Returns then, or after ``wait_s``: a broker that is away is waited for no longer.
+    """
     tasks.create_task(broker.run(), name="broker")
+    if wait_s:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await broker.online.wait()
 
 
 def hand_off(settings: SettingsTree, *, host: str) -> BrokerHandOff | None:

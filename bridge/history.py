@@ -6,7 +6,6 @@ kept with their results; a call whose result is missing is repaired, because mod
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -27,8 +26,11 @@ class Exchange:
 class History:
     """The last ``turns`` exchanges."""
 
+    __slots__ = ("_exchanges", "_turns")
+
     def __init__(self, *, turns: int) -> None:
-        self._exchanges: deque[Exchange] = deque(maxlen=turns)
+        self._turns = turns
+        self._exchanges: list[Exchange] = []  # an empty deque has 700 bytes, and every device that idles has a history
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -56,6 +58,7 @@ class History:
             messages.append(Message("assistant", said))
         if messages:
             self._exchanges.append(Exchange(tuple(messages), language))
+            del self._exchanges[: -self._turns or None]
 
     def clear(self) -> None:
         self._exchanges.clear()

@@ -113,50 +113,68 @@ class Line:
         )
 
 
-class Ledger:
-    """What one device's sessions have added up to."""
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """How the line of a device was when last looked at."""
 
-    __slots__ = ("_closed", "_latest", "_open", "_sent", "_sessions")
+    loss_fraction: float = 0.0
+    jitter_ms: float = 0.0
+    hold_ms: float = 0.0
+    heard_at: float | None = None
+
+    @classmethod
+    def of(cls, line: Line) -> _Condition:
+        reception = line.channel.reception
+        return cls(reception.loss_fraction, reception.jitter_ms, line.hold_s() * 1000, line.last_received_at())
+
+
+_UNUSED = _Condition()
+
+
+class Ledger:
+    """What one device's sessions have added up to. Of a session that is over nothing but numbers is kept."""
+
+    __slots__ = ("_closed", "_condition", "_line", "_sent", "_sessions")
 
     def __init__(self) -> None:
         self._closed = UplinkTotals()
         self._sent = 0
         self._sessions = 0
-        self._latest: Line | None = None
-        self._open = False
+        self._line: Line | None = None
+        """Of the session that is open."""
+        self._condition = _UNUSED
+        """Of the last one that is not."""
 
     def open(self, line: Line) -> None:
         """A session begins; one that is still open ends."""
         self.close()
-        self._latest, self._open = line, True
+        self._line = line
         self._sessions += 1
 
     def close(self) -> None:
         """The session is over: its counters are added up, once."""
-        if self._open and self._latest is not None:
-            self._open = False
-            self._closed.add(UplinkTotals.of(self._latest.channel, self._latest.ear))
-            self._sent += self._latest.channel.sent
+        line, self._line = self._line, None
+        if line is not None:
+            self._condition = _Condition.of(line)
+            self._closed.add(UplinkTotals.of(line.channel, line.ear))
+            self._sent += line.channel.sent
 
     def report(self, now: float) -> ReceptionReport:
         totals = UplinkTotals()
         totals.add(self._closed)
-        sent, line = self._sent, self._latest
-        if line is None:
-            return ReceptionReport(self._sessions, sent, totals, 0.0, 0.0, 0.0, None)
-        if self._open:
+        sent, line = self._sent, self._line
+        condition = self._condition if line is None else _Condition.of(line)
+        if line is not None:
             totals.add(UplinkTotals.of(line.channel, line.ear))
             sent += line.channel.sent
-        heard_at = line.last_received_at()
-        reception = line.channel.reception
         return ReceptionReport(
             sessions=self._sessions,
             sent=sent,
             uplink=totals,
-            loss_fraction=reception.loss_fraction,
-            jitter_ms=reception.jitter_ms,
-            hold_ms=line.hold_s() * 1000,
-            last_seen_s=None if heard_at is None else max(0.0, now - heard_at),
+            loss_fraction=condition.loss_fraction,
+            jitter_ms=condition.jitter_ms,
+            hold_ms=condition.hold_ms,
+            last_seen_s=None if condition.heard_at is None else max(0.0, now - condition.heard_at),
         )
 
 

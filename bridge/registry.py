@@ -11,6 +11,8 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import structlog
 from msgspec import UNSET
@@ -99,6 +101,7 @@ class Registry:
         self._admits_hello = admits_hello
         self._firmware = firmware
         self._link: Link | None = None
+        self._link_now = lambda: self._link  # one for all devices: thousands may be idle
         self._devices: dict[str, Device] = {}
         self._closing = False
         self.hellos = 0
@@ -122,10 +125,10 @@ class Registry:
         now = asyncio.get_running_loop().time()
         return {device_id: device.ledger.report(now) for device_id, device in self._devices.items()}
 
-    def reception(self, device_id: str) -> ReceptionReport | None:
-        """The same for one device; None when this process has not seen it."""
+    def statistics(self, device_id: str) -> dict[str, Any] | None:
+        """The same for one device, ready for JSON; None when this process has not seen it."""
         device = self._devices.get(device_id)
-        return device.ledger.report(asyncio.get_running_loop().time()) if device is not None else None
+        return device.ledger.report(asyncio.get_running_loop().time()).as_json() if device is not None else None
 
     # -- the link ----------------------------------------------------------------------------------------------------------
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None:
@@ -205,13 +208,24 @@ class Registry:
 
     def revoke(self, device_id: str) -> None:
         """The device's credentials are valid no longer: its session ends at once, and its connection is closed."""
-        device = self._devices.get(device_id)
-        if device is not None and device.session is not None:
-            self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
-            device.session.end("its credentials were withdrawn", goodbye=False)
-            device.session.channel.close()
+        self._cut_off(self._devices.get(device_id), "its credentials were withdrawn")
         if self._link is not None:
             self._link.disconnect(device_id)
+
+    def hand_over(self, device_id: str) -> None:
+        """Another process answers the device on its MQTT connection from now on: its session on it ends with a goodbye."""
+        device = self._devices.get(device_id)
+        if device is not None and not _over_websocket(device):
+            self._cut_off(device, "another worker answers the device now")
+        if self._link is not None:
+            self._link.disconnect(device_id)
+
+    def _cut_off(self, device: Device | None, reason: str) -> None:
+        if device is None or device.session is None:
+            return
+        self._send(device, Goodbye(session_id=device.session.session_id))  # now: there is no connection later
+        device.session.end(reason, goodbye=False)
+        device.session.channel.close()
 
     def forget(self, device_id: str) -> None:
         """The device is known no longer, after :meth:`revoke`: nothing is remembered of it."""
@@ -319,9 +333,9 @@ class Registry:
             settings = self._services.settings.session
             device = self._devices[identity.device_id] = Device(
                 identity=identity,
-                mcp=DeviceMcp(lambda payload: self._send_mcp(identity.device_id, payload), call_timeout_s=settings.tool_timeout_s),
+                mcp=DeviceMcp(partial(self._send_mcp, identity.device_id), call_timeout_s=settings.tool_timeout_s),
                 history=History(turns=settings.history_turns),
-                mqtt=MqttUdp(identity.device_id, link=lambda: self._link, audio=self._audio, endpoint=self._audio_endpoint),
+                mqtt=MqttUdp(identity.device_id, link=self._link_now, audio=self._audio, endpoint=self._audio_endpoint),
             )
         return device
 

@@ -7,8 +7,9 @@ too long or no valid JSON at all, so every request has a time-out and nothing he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,9 @@ DESCRIPTION_LIMIT: Final = 1500
 SCHEMA_BYTES: Final = 8000
 RESULT_LIMIT: Final = 6000
 
+# for all devices of which nothing is known yet: thousands may be idle
+_NOTHING_KNOWN: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_TOOLS: Final[Mapping[str, DeviceTool]] = MappingProxyType({})
 _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 
@@ -59,16 +63,29 @@ class DeviceMcp:
     Everything runs on the event loop's thread. Calls may overlap.
     """
 
+    __slots__ = (
+        "_call_timeout_s",
+        "_closed",
+        "_rpc",
+        "_send",
+        "_tools",
+        "_user_tools",
+        "_waiting",
+        "initialized",
+        "server_info",
+        "stats",
+    )
+
     def __init__(self, send: Callable[[dict[str, Any]], bool], *, call_timeout_s: float = 10.0) -> None:
         self.stats = DeviceMcpStats()
-        self.server_info: dict[str, str] = {}
+        self.server_info: Mapping[str, str] = _NOTHING_KNOWN
         self.initialized = False
         self._send = send
         self._call_timeout_s = call_timeout_s
         self._rpc = RpcClient()
         self._waiting: dict[int, asyncio.Future[Answer | Failure]] = {}
-        self._tools: dict[str, DeviceTool] = {}
-        self._user_tools: dict[str, DeviceTool] = {}
+        self._tools: Mapping[str, DeviceTool] = _NO_TOOLS
+        self._user_tools: Mapping[str, DeviceTool] = _NO_TOOLS
         self._closed = False
 
     @property

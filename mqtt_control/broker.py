@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ log = structlog.get_logger(__name__)
 Authorise = Callable[[str], DeviceIdentity | None]
 """Device id (MAC, lower case, colons) -> the device, or None to ignore it. Called on the event loop; must be quick."""
 
+Mine = Callable[[str], bool]
+"""Device id -> whether it is ours to answer. Called on the event loop; must be quick."""
+
 CALL_TIMEOUT_S: Final = 5.0
 """For the broker to answer CONNECT or SUBSCRIBE."""
 CLOSE_GRACE_S: Final = 3.0
@@ -47,6 +52,8 @@ STABLE_S: Final = 30.0
 INBOX_MESSAGES: Final = 1000
 """Received and not yet looked at; when full, the newest is dropped and counted."""
 LOGGED_PER_MINUTE: Final = 30
+CATCH_UP_S: Final = 2.0
+"""What a mark may take from here to the broker and back."""
 
 _FAULTS: Final = (aiomqtt.MqttError, OSError, ValueError, RuntimeError)
 """What aiomqtt and paho raise when something is wrong with the connection or the options."""
@@ -70,6 +77,8 @@ class BrokerStats:
     bad_messages: int = 0
     unsendable_messages: int = 0
     unknown_devices: int = 0
+    others_messages: int = 0
+    """Of devices that another process answers."""
     foreign_topics: int = 0
     retained_ignored: int = 0
     inbox_dropped: int = 0
@@ -100,8 +109,15 @@ class Broker:
     """
 
     def __init__(
-        self, options: BrokerOptions, *, authorise: Authorise, listener: LinkListener, max_message_bytes: int = MAX_INBOUND_BYTES
+        self,
+        options: BrokerOptions,
+        *,
+        authorise: Authorise,
+        listener: LinkListener,
+        max_message_bytes: int = MAX_INBOUND_BYTES,
+        mine: Mine = lambda _device_id: True,
     ) -> None:
+        """``mine``: which devices this process answers, where several share a broker. It may change; see :meth:`not_mine`."""
         self.options = options
         self.stats = BrokerStats()
         self.online = asyncio.Event()
@@ -109,10 +125,13 @@ class Broker:
         self.topics = BrokerTopics(options.topic_root)
         self._tls = _tls_context(options)
         self._authorise = authorise
+        self._mine = mine
         self._listener = listener
         self._max_message_bytes = max_message_bytes
         self._peers: dict[str, _Peer] = {}
         self._outbox = Outbox(max_messages=options.queue_messages)
+        self._marks: deque[bytes] = deque()  # to be sent; no more than changes of shares under way
+        self._awaited: dict[bytes, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
         self._something_to_send = asyncio.Event()
         self._all_sent = asyncio.Event()
         self._closing = asyncio.Event()
@@ -159,6 +178,25 @@ class Broker:
             peer.leaving = True
             asyncio.get_running_loop().call_soon(self._gone, peer, "told to go")
 
+    def not_mine(self) -> list[str]:
+        """The devices that count as connected here and are another process's by now: :meth:`disconnect` them."""
+        return [device_id for device_id, peer in self._peers.items() if not peer.leaving and not self._mine(device_id)]
+
+    def when_caught_up(self, done: Callable[[], None]) -> None:
+        """Call ``done`` once everything is looked at that the broker has forwarded to us before now.
+
+        A mark is sent through the broker, which keeps the order. When it does not come back (the access rules must let us
+        write and read ``<root>/server/up``), ``done`` is called after :data:`CATCH_UP_S`. At once when there is no connection:
+        a new one brings only what is new.
+        """
+        if not self.online.is_set():
+            done()
+            return
+        mark = secrets.token_hex(8).encode()
+        self._awaited[mark] = (done, asyncio.get_running_loop().call_later(CATCH_UP_S, self._mark_is_late, mark))
+        self._marks.append(mark)
+        self._wake_sender()
+
     # -- life ----------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Be connected until :meth:`aclose`; a broker that is away is tried again for ever. Raises nothing.
@@ -179,7 +217,7 @@ class Broker:
         finally:
             self.stats.online = 0.0
             self.online.clear()
-            for timer in self._timers.values():
+            for timer in (*self._timers.values(), *(timer for _, timer in self._awaited.values())):
                 timer.cancel()
             for peer in list(self._peers.values()):
                 self._gone(peer, "the server is stopping")
@@ -207,8 +245,10 @@ class Broker:
 
     async def _one_connection(self) -> None:
         """From CONNECT until the connection is lost, which raises one of :data:`_FAULTS`, in groups or alone."""
+        cancelled_before = _times_cancelled()
         async with self._connection() as client:
             await self._subscribe(client)
+            _heed_cancellation(cancelled_before)
             self._came_online()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive(client), name="broker receive")
@@ -261,6 +301,9 @@ class Broker:
     async def _transmit(self, client: aiomqtt.Client) -> None:
         """Send what may be sent, one after another. A message that could not be sent is the next one again."""
         while True:
+            while self._marks:
+                await client.publish(self.topics.marks, self._marks.popleft(), qos=0)
+                _heed_cancellation()
             item = self._outbox.take()
             if item is None:
                 self._all_sent.set()
@@ -274,6 +317,7 @@ class Broker:
                 self._outbox.put_back(item)
                 raise
             self.stats.messages_out += 1
+            _heed_cancellation()
 
     async def _watch_silence(self) -> None:
         """Devices that have said nothing for long count as gone. While the broker is away, silence means nothing."""
@@ -340,6 +384,9 @@ class Broker:
 
     # -- devices come and go -------------------------------------------------------------------------------------------
     def _received(self, topic: str, payload: bytes, *, retained: bool) -> None:
+        if topic == self.topics.marks:
+            self._marked(payload)
+            return
         named = self.topics.read(topic)
         if named is None:
             self.stats.foreign_topics += 1
@@ -348,6 +395,9 @@ class Broker:
             self.stats.retained_ignored += 1
             return
         device_id, leaf = named
+        if not self._mine(device_id):
+            self.stats.others_messages += 1
+            return
         if leaf is Leaf.AVAILABILITY:
             peer = self._peers.get(device_id)
             if peer is not None and payload == b"offline":
@@ -357,6 +407,17 @@ class Broker:
         identity = self._judge(device_id)
         if identity is not None:
             self._message(identity, payload)
+
+    def _marked(self, mark: bytes) -> None:
+        """A mark has come, or its time is over; those of other servers mean nothing here."""
+        done, timer = self._awaited.pop(mark, (None, None))
+        if done is not None and timer is not None:
+            timer.cancel()
+            done()
+
+    def _mark_is_late(self, mark: bytes) -> None:
+        log.warning("a mark did not come back from the broker: its rules must let us write and read this topic", topic=self.topics.marks)
+        self._marked(mark)
 
     def _judge(self, device_id: str) -> DeviceIdentity | None:
         try:
@@ -461,6 +522,18 @@ def _tls_context(options: BrokerOptions) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=options.tls.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise BrokerTlsError(f"broker.tls.ca_file {options.tls.ca_file} cannot be used: {error}.") from error
+
+
+def _times_cancelled() -> int:
+    """How often this task was cancelled; a task group of Python 3.11 leaves its own cancellation counted."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _heed_cancellation(before: int = 0) -> None:
+    """After a call of aiomqtt: ``wait_for`` of Python 3.11 loses a cancellation that comes together with the answer."""
+    if _times_cancelled() > before:
+        raise asyncio.CancelledError
 
 
 def _refused(granted: object) -> bool:

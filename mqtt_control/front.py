@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ssl import SSLContext
 from typing import Any, Final, Protocol
 
@@ -26,6 +27,7 @@ from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import LinkListener
 from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
+from mqtt_control.tls import TlsLayer
 from mqtt_control.topics import downlink_topic
 from settings.model import Mqtt
 
@@ -96,6 +98,7 @@ class FrontStats:
     connect_timeouts: int = 0
     keepalive_timeouts: int = 0
     slow_readers: int = 0
+    tls_failures: int = 0
     listener_errors: int = 0
 
 
@@ -140,16 +143,12 @@ class Front:
         leaves nothing listening that was not before.
         """
         loop = asyncio.get_running_loop()
-        handshake_s = self.options.connect_timeout_s if ssl else None
-        server = await loop.create_server(
-            lambda: _Peer(self, loop),
-            host or None,
-            port,
-            ssl=ssl,
-            backlog=LISTEN_BACKLOG,
-            reuse_port=reuse_port or None,
-            ssl_handshake_timeout=handshake_s,
-        )
+
+        def accepted() -> asyncio.Protocol:
+            peer = _Peer(self, loop)
+            return peer if ssl is None else TlsLayer(ssl, peer, on_failure=partial(self.tls_failed, peer))
+
+        server = await loop.create_server(accepted, host or None, port, backlog=LISTEN_BACKLOG, reuse_port=reuse_port or None)
         self._servers.append(server)
         for listening in server.sockets:
             self._tune(listening)
@@ -211,7 +210,7 @@ class Front:
 
     # -- what connections report ---------------------------------------------------------------------------------------
     def opened(self, peer: _Peer) -> bool:
-        """A TCP (and TLS) connection is there. False when it must go at once."""
+        """A TCP connection is there; with TLS the handshake is still to come. False when it must go at once."""
         self._peers.add(peer)
         self.stats.connections = len(self._peers)
         if self._closing:
@@ -228,6 +227,12 @@ class Front:
             return False
         self.stats.connections_opened += 1
         return True
+
+    def tls_failed(self, peer: _Peer, reason: str) -> None:
+        """A handshake has failed, or a record is not genuine; the connection ends."""
+        self.stats.tls_failures += 1
+        if self._refusal_log.allows(peer.now()):
+            log.warning("TLS failed", peer_ip=peer.ip, reason=sanitise(reason, 100), unlogged_before=self._refusal_log.take_suppressed())
 
     def judge(self, request: ConnectRequested, peer: _Peer) -> DeviceIdentity | ReturnCode:
         """The device behind a CONNECT, or why it is turned away."""

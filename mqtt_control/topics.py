@@ -44,6 +44,11 @@ class BrokerTopics:
         """The topic of one device (a MAC address in lower case with colons)."""
         return f"{self.root}/{device_id.replace(':', '')}/{leaf}"
 
+    @property
+    def marks(self) -> str:
+        """Where a server tells itself something, to know what came before it. No device: its name is no MAC address."""
+        return f"{self.root}/server/{Leaf.UP}"
+
     def of_all(self, leaf: Leaf) -> str:
         """The filter for all devices."""
         return f"{self.root}/+/{leaf}"

@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_PROOF_CHARS = 128
 
-DeviceStats: TypeAlias = Callable[[str], Mapping[str, Any] | None]
+DeviceStats: TypeAlias = Callable[[str], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +93,7 @@ def build_app(
     """The application; ``app.state.stats`` are its :class:`OtaStats`. ``endpoints`` is asked each time, so they may change.
 
     ``device_stats`` gives what is known about a device's audio by its Device-Id, ready for JSON; None when it was not seen.
+    It may have to ask, and raise TimeoutError.
     ``updates``: without them no firmware is offered or served. ``extra_routes`` are served besides, after ours.
     """
     stats = OtaStats()
@@ -327,7 +328,11 @@ class _Admin:
     async def statistics(self, request: Request) -> Response:
         self._authorise(request)
         device_id = _path_device_id(request)
-        statistics = self._device_stats(device_id)
+        try:
+            told = self._device_stats(device_id)
+            statistics = await told if isinstance(told, Awaitable) else told
+        except TimeoutError as error:
+            raise HTTPException(503, "the process that has the device does not answer", headers={"Retry-After": "5"}) from error
         if statistics is None:
             known = self._store.get(device_id) is not None
             raise HTTPException(404, "the device has not connected since the server started" if known else "there is no such device")

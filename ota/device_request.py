@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
-from ota.devices import DeviceFacts
+from ota.devices import DeviceFacts, facts_of
 from ota.firmware import DeviceBuild
 from ota.token_bucket import source_of
 
@@ -70,9 +70,8 @@ async def _read_body(request: Request) -> bytes:
 def read_facts(request: Request, body: dict[str, Any]) -> DeviceFacts:
     """Board and firmware version: from the body, else from ``User-Agent: <board>/<version>``."""
     board = text_of(_member(body, "board", "name")) or text_of(_member(body, "board", "type"))
-    return DeviceFacts(
-        board=board or text_of(request.headers.get("user-agent", "").partition("/")[0]), firmware=text_of(read_version(request, body))
-    )
+    board = board or text_of(request.headers.get("user-agent", "").partition("/")[0])
+    return facts_of(board, text_of(read_version(request, body)))
 
 
 def read_version(request: Request, body: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -68,6 +69,12 @@ class DeviceFacts:
 
     board: str = ""
     firmware: str = ""
+
+
+@lru_cache(maxsize=1024)
+def facts_of(board: str, firmware: str) -> DeviceFacts:
+    """The facts; one object for all devices of which the same is known, since thousands are kept."""
+    return DeviceFacts(board, firmware)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +430,7 @@ def admitted(identity: DeviceIdentity, known: Device | None, facts: DeviceFacts,
 
 def visited(known: Device, facts: DeviceFacts, now: datetime) -> Device:
     """The record after a visit; the very same one when there is nothing worth writing."""
-    facts = DeviceFacts(facts.board or known.facts.board, facts.firmware or known.facts.firmware)
+    facts = facts_of(facts.board or known.facts.board, facts.firmware or known.facts.firmware)
     if facts == known.facts and now - known.last_seen < SEEN_RESOLUTION:
         return known
     return replace(known, last_seen=now, facts=facts)
@@ -486,7 +493,7 @@ def device_of(row: tuple[str, str, bytes, str, str, str, str, str, str]) -> Devi
         "approved",
         datetime.fromisoformat(first_seen),
         datetime.fromisoformat(last_seen),
-        DeviceFacts(board, firmware),
+        facts_of(board, firmware),
         alias,
         secret,
     )

@@ -147,9 +147,11 @@ def judge_open_files(*, limit: int | None, max_connections: int) -> Finding:
     room = max(0, limit - FILES_FOR_THE_SERVER)
     if room < FEW_DEVICES:
         return warning(
-            check, f"at most {limit}, room for about {room} devices", "Raise the limit: ulimit -n 8192, or LimitNOFILE=8192 in the unit."
+            check,
+            f"at most {limit}, room for about {room} devices",
+            "Raise the limit: ulimit -Hn 8192 as root, or LimitNOFILE=8192 in the unit.",
         )
-    return ok(check, f"at most {limit}, room for about {room} devices (raise ulimit -n for more)")
+    return ok(check, f"at most {limit}, room for about {room} devices (raise ulimit -Hn for more)")
 
 
 def judge_version(*, own: str, server: str) -> Finding:

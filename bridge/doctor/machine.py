@@ -27,6 +27,7 @@ from bridge.doctor.judgement import (
     judge_open_files,
     judge_receive_buffer,
 )
+from bridge.open_files import attainable
 from providers.base import ModelMissing
 from providers.inventory import models_needed
 from providers.models import ModelStore
@@ -52,7 +53,7 @@ def check_machine(tree: SettingsTree) -> list[Finding]:
         check_models(tree),
         _check_disk(tree.data_dir),
         judge_receive_buffer(granted_max_bytes=_rmem_max(), wanted_bytes=tree.udp.receive_buffer_bytes),
-        judge_open_files(limit=_open_files(), max_connections=tree.mqtt.max_connections),
+        judge_open_files(limit=attainable(), max_connections=tree.mqtt.max_connections),
     ]
     if tree.mqtt.tls.certificate is not None:
         found.append(check_certificate(tree.mqtt.tls.certificate, tree.mqtt.tls.private_key, host=host))
@@ -151,15 +152,6 @@ def _rmem_max() -> int | None:
         return int(_RMEM_MAX.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _open_files() -> int | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _in_container() -> bool:

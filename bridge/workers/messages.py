@@ -8,6 +8,8 @@
       |  --- Connected ----->  |   a device is here now: the worker that had it before gets Leave
       |  --- Revoked ------->  |   a device's credentials are void: every other worker gets Revoked
       |  --- MetricsAsk ---->  |   every worker gets MetricsRequest, answers Metrics; the sum comes back as MetricsJoined
+      |  --- StatsAsk ------>  |   the worker that has the device gets StatsRequest, tells StatsTold; it comes back as Stats
+      |  <-- Deal -----------  |   who shares the devices at the broker (share.py): give up, and say Dealt; then take
       |  <-- Ping -- Pong -->  |   the event loop of the worker turns
 
 A frame is its length (4 bytes, big endian) and one MessagePack map.
@@ -118,14 +120,54 @@ class MetricsJoined(_Message, frozen=True, kw_only=True):
     families: list[Family]
 
 
+class StatsAsk(_Message, frozen=True, kw_only=True):
+    """How does the audio of this device arrive? ``number`` is the asker's."""
+
+    number: int
+    device_id: str
+
+
+class StatsRequest(_Message, frozen=True, kw_only=True):
+    asker: int
+    number: int
+    device_id: str
+
+
+class StatsTold(_Message, frozen=True, kw_only=True):
+    asker: int
+    number: int
+    stats: dict[str, Any] | None
+
+
+class Stats(_Message, frozen=True, kw_only=True):
+    """``stats`` None: no worker has seen the device."""
+
+    number: int
+    stats: dict[str, Any] | None
+
+
+class Deal(_Message, frozen=True, kw_only=True):
+    """``members``: the workers that answer devices at the broker. Not ``settled``: only give up what will not be yours."""
+
+    number: int
+    members: list[int]
+    settled: bool
+
+
+class Dealt(_Message, frozen=True, kw_only=True):
+    """What was to be given up is given up."""
+
+    number: int
+
+
 class Ping(_Message, frozen=True, kw_only=True): ...
 
 
 class Pong(_Message, frozen=True, kw_only=True): ...
 
 
-FromWorker: TypeAlias = Ready | Failed | Connected | Revoked | MetricsAsk | Metrics | Pong
-FromSupervisor: TypeAlias = Welcome | Leave | Revoked | MetricsRequest | MetricsJoined | Ping
+FromWorker: TypeAlias = Ready | Failed | Connected | Revoked | MetricsAsk | Metrics | StatsAsk | StatsTold | Dealt | Pong
+FromSupervisor: TypeAlias = Welcome | Leave | Revoked | MetricsRequest | MetricsJoined | StatsRequest | Stats | Deal | Ping
 Message: TypeAlias = FromWorker | FromSupervisor
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -45,9 +45,10 @@ def reserve(loaded: Loaded, *, workers: int) -> Ports:
     ports = Ports(0, 0, None, 0)
     try:
         ports.http = _reserve(loaded, "http.port", tree.http.host, tree.http.port, ports._held)  # noqa: SLF001 - made here
-        if tree.mqtt.plain:
+        front = tree.control.mode != "broker"
+        if front and tree.mqtt.plain:
             ports.mqtt = _reserve(loaded, "mqtt.port", tree.mqtt.host, tree.mqtt.port, ports._held)  # noqa: SLF001
-        if tree.mqtt.tls.certificate is not None:
+        if front and tree.mqtt.tls.certificate is not None:
             ports.mqtt_tls = _reserve(loaded, "mqtt.tls.port", tree.mqtt.host, tree.mqtt.tls.port, ports._held)  # noqa: SLF001
         ports.udp = _udp_range(loaded, workers)
     except BaseException:

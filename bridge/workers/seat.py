@@ -7,8 +7,9 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client.registry import Collector
@@ -20,6 +21,8 @@ from bridge.workers.exposition import exposition, families_of
 from bridge.workers.link import Link
 from bridge.workers.messages import (
     Connected,
+    Deal,
+    Dealt,
     Family,
     FromWorker,
     Leave,
@@ -32,8 +35,13 @@ from bridge.workers.messages import (
     Pong,
     Ready,
     Revoked,
+    Stats,
+    StatsAsk,
+    StatsRequest,
+    StatsTold,
     Welcome,
 )
+from bridge.workers.share import Share
 from bridge.workers.totals import gauge, join
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.messages import Hello, Inbound
@@ -43,6 +51,9 @@ from settings.model import SettingsTree
 
 log = structlog.get_logger(__name__)
 
+STATS_TIMEOUT_S: Final = 3.0
+MOST_QUESTIONS: Final = 100
+"""About devices, waiting for the supervisor at once; further ones are refused."""
 METRICS_TIMEOUT_S: Final = 3.0
 """The supervisor gives up on a worker that does not answer after a second; this is for a supervisor that does not answer."""
 
@@ -59,8 +70,14 @@ class Seat:
         self._registry: Registry | None = None
         self._metrics: Collector | None = None
         self._counter = 0
+        self._questions = 0
         self._connections: dict[str, int] = {}  # device -> its newest connection here; grows with the fleet
         self._joined: asyncio.Future[list[Family]] | None = None
+        self._share = Share(welcome.index, count=welcome.count)
+        self._give_up: Callable[[], None] = lambda: None
+        self._catch_up: Callable[[Callable[[], None]], None] = lambda done: done()
+        self._newest_deal = 0
+        self._asked: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
     async def open(self, end: socket.socket, *, on_lost: Callable[[], None]) -> None:
         """Take up the link; ``on_lost`` is called when the supervisor has gone."""
@@ -80,12 +97,24 @@ class Seat:
         store = SharedDeviceStore(enrolment=settings.enrolment)
         return store, SharedActivations(store)
 
-    def attach(self, *, registry: Registry, metrics: Collector, revoke: Callable[[str], None], close: Callable[[str], None]) -> None:
+    def attach(
+        self,
+        *,
+        registry: Registry,
+        metrics: Collector,
+        revoke: Callable[[str], None],
+        close: Callable[[str], None],
+        give_up: Callable[[], None],
+        catch_up: Callable[[Callable[[], None]], None],
+    ) -> None:
         """What messages of the supervisor are for; before the first device can connect.
 
-        ``revoke`` ends what a device has here because its credentials are void, ``close`` its connections alone.
+        ``revoke`` ends what a device has here because its credentials are void, ``close`` its connections alone; ``give_up``
+        what devices at the broker have here that :meth:`answers` denies by now; ``catch_up`` calls its argument once everything
+        is looked at that the broker has told until now.
         """
         self._registry, self._metrics, self._revoke, self._close = registry, metrics, revoke, close
+        self._give_up, self._catch_up = give_up, catch_up
 
     def listener(self, registry: Registry) -> Announcing:
         """``registry``, and the other workers hear which devices are here."""
@@ -123,6 +152,25 @@ class Seat:
             families = self._alone()
         return exposition(families)
 
+    async def statistics(self, device_id: str) -> dict[str, Any] | None:
+        """How the audio of a device arrives, whichever worker has it; None when none has. Raises TimeoutError."""
+        if len(self._asked) >= MOST_QUESTIONS:
+            raise TimeoutError("too many questions wait for the supervisor")
+        self._questions += 1
+        number = self._questions
+        answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            self._send(StatsAsk(number=number, device_id=device_id))
+            async with asyncio.timeout(STATS_TIMEOUT_S):
+                return await answer
+        finally:
+            del self._asked[number]
+
+    def answers(self, device_id: str) -> bool:
+        """Whether this worker, and no other, answers this device at the broker now."""
+        return self._share.has(device_id)
+
     def connected(self, device_id: str) -> None:
         """A device has connected to this worker."""
         self._counter += 1
@@ -144,10 +192,33 @@ class Seat:
                 joined, self._joined = self._joined, None
                 if joined is not None and not joined.done():
                     joined.set_result(families)
+            case StatsRequest(asker=asker, number=number, device_id=device_id):
+                stats = self._registry.statistics(device_id) if self._registry is not None else None
+                self._send(StatsTold(asker=asker, number=number, stats=stats))
+            case Stats(number=number, stats=stats):
+                asked = self._asked.get(number)
+                if asked is not None and not asked.done():
+                    asked.set_result(stats)
+            case Deal():
+                self._deal(message)
             case Ping():
                 self._send(Pong())
             case _:
                 pass  # of a connection that has been replaced here meanwhile
+
+    def _deal(self, deal: Deal) -> None:
+        self._newest_deal = deal.number
+        if deal.settled:
+            # what others have answered may still be on its way to us: it must not be answered again
+            self._catch_up(partial(self._take, deal))
+            return
+        self._share.prepare(deal.members)
+        self._give_up()
+        self._send(Dealt(number=deal.number))
+
+    def _take(self, deal: Deal) -> None:
+        if deal.number == self._newest_deal:  # else the next sharing has begun
+            self._share.settle(deal.members)
 
     def _leave(self, device_id: str) -> None:
         del self._connections[device_id]

@@ -30,6 +30,8 @@ from bridge.scope import task_scope
 from bridge.workers.link import Link
 from bridge.workers.messages import (
     Connected,
+    Deal,
+    Dealt,
     Failed,
     Family,
     FromSupervisor,
@@ -42,6 +44,10 @@ from bridge.workers.messages import (
     Ping,
     Ready,
     Revoked,
+    Stats,
+    StatsAsk,
+    StatsRequest,
+    StatsTold,
     Welcome,
 )
 from bridge.workers.ports import Ports, reserve
@@ -59,6 +65,7 @@ LONGEST_BACKOFF_S: Final = 30.0
 STEADY_S: Final = 60.0
 """A worker that has lived so long may be started again at once."""
 METRICS_TIMEOUT_S: Final = 1.0
+DEAL_TIMEOUT_S: Final = 2.0
 PING_PERIOD_S: Final = 5.0
 LONGEST_SILENCE_S: Final = 60.0
 """A worker whose event loop stands still for so long is killed: devices that the kernel hands to it wait in vain."""
@@ -106,6 +113,15 @@ class _Owner:
 
 
 @dataclass(slots=True)
+class _Deal:
+    """A new sharing under way: who has still to give up devices."""
+
+    number: int
+    outstanding: set[int]
+    given_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
 class _Scrape:
     """A question for everybody's metrics under way."""
 
@@ -121,11 +137,6 @@ def run(loaded: Loaded, *, command: Sequence[str], reload: Callable[[], Loaded])
 
     ``command`` starts a worker once ``--worker-fd N`` is appended; ``reload`` reads the settings again, or raises SettingsError.
     """
-    if loaded.tree.control.mode != "front":
-        raise OperatorError(
-            f"workers above 1 need control.mode front, but it is {loaded.tree.control.mode}: every worker would hear every device.",
-            advice="Set workers to 1, or control.mode to front",
-        )
     start_afresh(loaded.tree.data_dir / "devices.sqlite3")
     ports = reserve(loaded, workers=loaded.tree.workers)
     try:
@@ -133,6 +144,12 @@ def run(loaded: Loaded, *, command: Sequence[str], reload: Callable[[], Loaded])
     finally:
         ports.release()
     return 0
+
+
+def _listeners(loaded: Loaded) -> tuple[str, bool, bool]:
+    """What the ports that are held were chosen for."""
+    tree = loaded.tree
+    return tree.control.mode, tree.mqtt.plain, tree.mqtt.tls.certificate is not None
 
 
 class Supervisor:
@@ -147,6 +164,10 @@ class Supervisor:
         self._totals = Totals()
         self._scrape: _Scrape | None = None
         self._scrapes = 0
+        self._serving: set[int] = set()  # who may have a share of the devices at the broker
+        self._redeal = asyncio.Event()
+        self._dealt = asyncio.Event()
+        self._deal = _Deal(0, set())
         self._announced = False
         self._failure = ""
         self._stop = asyncio.Event()
@@ -161,6 +182,7 @@ class Supervisor:
         async with task_scope() as tasks:
             tasks.create_task(self._start(tasks), name="start")
             tasks.create_task(self._watch(), name="watch")
+            tasks.create_task(self._deal_out(), name="deal out")
             tasks.create_task(self._replace_when_asked(), name="replace")
             await self._stop.wait()
             log.info("stopping", workers=len(self._workers))
@@ -175,6 +197,7 @@ class Supervisor:
                 tasks.create_task(self._keep(worker), name=f"worker {worker.index}")
             for worker in group:
                 await worker.ready.wait()
+        await self._dealt.wait()
         self._announced = True
         self._leave_access()
         self._announce()
@@ -221,6 +244,7 @@ class Supervisor:
             return await process.wait()
         finally:
             worker.ready.clear()
+            self._serves(worker, now=False)
             await self._end(process)
             await self._clear(worker)
 
@@ -243,6 +267,7 @@ class Supervisor:
             worker.link = None
         self._totals.bury(worker.latest)
         worker.latest = []
+        self._gave_up(worker.index)
         self._owners = {device_id: owner for device_id, owner in self._owners.items() if owner.worker != worker.index}
         self._answered(worker.index, None)
 
@@ -285,6 +310,9 @@ class Supervisor:
             except SettingsError as error:
                 log.error("the workers are not replaced: the settings are wrong", reason=str(error))  # noqa: TRY400
                 continue
+            if _listeners(loaded) != _listeners(self._loaded):
+                log.error("the workers are not replaced: another control.mode or another set of MQTT listeners needs a restart")
+                continue
             if loaded.tree.workers != len(self._workers):
                 log.warning("another number of workers needs a restart", workers=len(self._workers), wanted=loaded.tree.workers)
             self._loaded, self._token = loaded, admin_token(loaded.tree)
@@ -297,6 +325,8 @@ class Supervisor:
         for worker in self._workers:
             worker.recalled = worker.runs
             worker.ready.clear()
+            self._serves(worker, now=False)
+            await self._dealt.wait()  # others answer its devices already when it goes
             worker.terminate()
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
@@ -313,6 +343,7 @@ class Supervisor:
             case Ready(facts=facts):
                 worker.facts = Facts(**facts | {"data_dir": Path(facts["data_dir"]), "udp_ports": tuple(facts["udp_ports"])})
                 worker.ready.set()
+                self._serves(worker, now=True)
             case Failed(sentence=sentence):
                 worker.failure = sentence
             case Connected(device_id=device_id, counter=number, at_s=at_s):
@@ -321,6 +352,17 @@ class Supervisor:
                 for other in self._workers:
                     if other is not worker:
                         other.send(message)
+            case Dealt(number=number) if number == self._deal.number:
+                self._gave_up(worker.index)
+            case StatsAsk() | StatsTold() | MetricsAsk() | Metrics():
+                self._question(worker, message)
+
+    def _question(self, worker: Worker, message: StatsAsk | StatsTold | MetricsAsk | Metrics) -> None:
+        match message:
+            case StatsAsk(number=number, device_id=device_id):
+                self._ask_owner(worker, number, device_id)
+            case StatsTold(asker=asker, number=number, stats=stats):
+                self._workers[asker].send(Stats(number=number, stats=stats))
             case MetricsAsk():
                 self._ask_everybody(worker)
             case Metrics(number=number, families=families):
@@ -335,6 +377,49 @@ class Supervisor:
         self._owners[device_id] = newer
         if older.worker != newer.worker:
             self._workers[older.worker].send(Leave(device_id=device_id, counter=older.counter))
+
+    def _ask_owner(self, asker: Worker, number: int, device_id: str) -> None:
+        """Statistics of a device: the worker of its newest connection is asked, if there is one."""
+        owner = self._owners.get(device_id)
+        asked = owner is not None and self._workers[owner.worker].send(StatsRequest(asker=asker.index, number=number, device_id=device_id))
+        if not asked:
+            asker.send(Stats(number=number, stats=None))
+
+    # -- shares of the devices at the broker ---------------------------------------------------------------------------
+    def _serves(self, worker: Worker, *, now: bool) -> None:
+        """The worker may have a share from now on, or no longer."""
+        if now is not (worker.index in self._serving):
+            self._serving ^= {worker.index}
+            self._dealt.clear()
+            self._redeal.set()
+
+    async def _deal_out(self) -> None:
+        """Tell the workers who serves, whenever that changes: see share.py for the two steps."""
+        had: set[int] = set()
+        while True:
+            await self._redeal.wait()
+            self._redeal.clear()
+            members = sorted(self._serving)
+            self._deal = deal = _Deal(self._deal.number + 1, set())
+            first = Deal(number=deal.number, members=members, settled=False)
+            deal.outstanding.update(index for index in had if self._workers[index].send(first))
+            if not deal.outstanding:
+                deal.given_up.set()
+            try:
+                async with asyncio.timeout(DEAL_TIMEOUT_S):
+                    await deal.given_up.wait()
+            except TimeoutError:
+                log.error("workers do not give up their devices, so others take them", workers=sorted(deal.outstanding))  # noqa: TRY400
+            had = set(members)
+            for worker in self._workers:
+                worker.send(Deal(number=deal.number, members=members, settled=True))
+            if not self._redeal.is_set():
+                self._dealt.set()
+
+    def _gave_up(self, index: int) -> None:
+        self._deal.outstanding.discard(index)
+        if not self._deal.outstanding:
+            self._deal.given_up.set()
 
     # -- metrics -------------------------------------------------------------------------------------------------------
     def _ask_everybody(self, asker: Worker) -> None:

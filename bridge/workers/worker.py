@@ -50,6 +50,7 @@ def seated(loaded: Loaded, welcome: Welcome) -> Loaded:
         update={
             "http": tree.http.model_copy(update={"port": welcome.http_port}),
             "mqtt": tree.mqtt.model_copy(update=mqtt),
+            "broker": tree.broker.model_copy(update={"client_id": f"{tree.broker.client_id[:60]}-{index}"}),
             "udp": tree.udp.model_copy(update={"port": welcome.udp_port}),
             "admin": tree.admin.model_copy(update={"token": SecretStr(welcome.admin_token)}),
             "advertise": tree.advertise.model_copy(update={"udp_port": advertised + index if advertised else None}),

@@ -12,9 +12,11 @@ import pytest
 from bench.__main__ import PARTS, main
 from bench.devices import Plan, silence_after
 from bench.endpoint import end_packets
+from bench.idle import cost, whole
 from bench.report import Options, Row, markdown_table, median, percentile, text_table
 from bench.turns import RECORDING, scripted_run
 from settings.providers import SileroVad
+from tests.bridge.certificates import write_certificate
 from tests.scripted import EnergyVad, tone
 
 
@@ -74,3 +76,14 @@ def test_scripted_turns_of_real_devices(tmp_path: Path) -> None:
     assert all(len(turn["pace_ms"]) == math.ceil(1.2 / 0.06) - 4 for turn in result.turns)
     assert all(math.isfinite(overhead) for overhead in result.overheads_ms())
     assert np.isfinite(result.server["lag_p99_ms"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_idle_devices_of_the_whole_bridge(tmp_path: Path, *, secure: bool) -> None:
+    files = write_certificate(tmp_path / "own", names=["127.0.0.1"]) if secure else None
+    tls = {"authority": str(files[0])} if files else {}
+    found = cost(whole(Options(quick=True, data_dir=tmp_path), files), 30, tls)
+    assert found.ping_us > 0
+    assert math.isfinite(found.memory_kb)
+    assert found.keepalive_percent(120) == pytest.approx(found.ping_us / 1e4)

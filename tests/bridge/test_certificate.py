@@ -19,6 +19,11 @@ from bridge.device import Device, DeviceOptions
 from bridge.device.errors import MqttError
 from bridge.errors import OperatorError
 from bridge.scope import task_scope
+from mqtt_control.codec import Connack, Connect, Pingreq, Pingresp, encode
+from mqtt_control.front import Front
+from mqtt_control.identity import DeviceIdentity, parse_client_id
+from mqtt_control.messages import Inbound
+from settings.model import Mqtt
 from tests.bridge.certificates import write_certificate
 from tests.bridge.running_bridge import running_bridge
 
@@ -83,6 +88,59 @@ async def test_renewal_while_running(tmp_path: Path) -> None:
 
 def test_renewal_on_uvloop(tmp_path: Path) -> None:
     uvloop.run(renewal(tmp_path))
+
+
+async def let_in(device: DeviceIdentity, port: int, *trusted: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    """An MQTT connection over TLS, and the serial number of the certificate that it was shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for path in trusted:
+        context.load_verify_locations(path)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(encode(Connect(device.mqtt_client_id, 240, True, "user", b"password")))
+    assert await reader.readexactly(4) == encode(Connack(0))
+    shown: Any = writer.get_extra_info("ssl_object").getpeercert()
+    return reader, writer, int(shown["serialNumber"], 16)
+
+
+class Deaf:
+    """A listener that does nothing."""
+
+    def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None: ...
+
+    def device_message(self, identity: DeviceIdentity, message: Inbound) -> None: ...
+
+    def device_disconnected(self, identity: DeviceIdentity) -> None: ...
+
+
+async def outliving(directory: Path) -> None:
+    """Devices that are connected go on with the certificate they know; those that come see the new one."""
+    live = directory / "live"
+    first, second = (write_certificate(directory / f"{serial}", names=["127.0.0.1"], serial=serial) for serial in (101, 102))
+    replace(live, first)
+    certificate = ServerCertificate(live.with_suffix(".pem"), live.with_suffix(".key"))
+    front = Front(Mqtt(), authenticate=lambda client_id, *_: parse_client_id(client_id), listener=Deaf())
+    port = await front.start(host="127.0.0.1", port=0, ssl=certificate.context)
+    async with asyncio.timeout(20):
+        old, old_writer, serial = await let_in(DeviceIdentity("02:00:00:00:00:01", "a"), port, first[0], second[0])
+        assert serial == 101
+        replace(live, second)
+        assert certificate.refresh()
+        new, new_writer, serial = await let_in(DeviceIdentity("02:00:00:00:00:02", "b"), port, first[0], second[0])
+        assert serial == 102
+        for reader, writer in ((old, old_writer), (new, new_writer)):
+            writer.write(encode(Pingreq()))
+            assert await reader.readexactly(2) == encode(Pingresp())
+            writer.close()
+    assert front.stats.tls_failures == 0
+    await front.aclose()
+
+
+async def test_connections_outlive_the_renewal(tmp_path: Path) -> None:
+    await outliving(tmp_path)
+
+
+def test_connections_outlive_the_renewal_on_uvloop(tmp_path: Path) -> None:
+    uvloop.run(outliving(tmp_path))
 
 
 async def test_the_files_are_watched(tmp_path: Path) -> None:

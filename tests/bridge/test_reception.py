@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -35,6 +40,25 @@ def test_a_ledger_adds_up_sessions_and_shows_the_latest() -> None:
     ledger.open(line(received=1, highest=1, heard_at=None))  # closes the one before
     assert ledger.report(8.0).uplink.expected == 151
     assert ledger.report(8.0).last_seen_s is None
+
+
+def test_a_session_that_is_over_is_not_kept() -> None:
+    """Its line leads to its channel, with ciphers and buffers; a device that idles for days would keep them."""
+
+    class Buffers:
+        hold_s = 0.03
+
+    buffers = Buffers()
+    held = weakref.ref(buffers)
+    ledger = Ledger()
+    ledger.open(replace(line(received=90, highest=100), hold_s=partial(getattr, buffers, "hold_s")))
+    del buffers
+    assert ledger.report(7.5).hold_ms == 30.0
+    ledger.close()
+    gc.collect()
+    assert held() is None
+    report = ledger.report(7.5)
+    assert (report.sent, report.loss_fraction, report.jitter_ms, report.hold_ms, report.last_seen_s) == (10, 0.25, 12.0, 30.0, 2.5)
 
 
 def exposition(count: int, per_device: str) -> str:

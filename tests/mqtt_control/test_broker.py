@@ -489,3 +489,54 @@ def test_on_uvloop(scenario: Scenario, tmp_path: Path) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(play())
+
+
+async def test_devices_of_another_process_are_left_alone(mosquitto: Mosquitto) -> None:
+    ours = {ALICE.device_id, BOB.device_id}
+    recorder = Recorder()
+    made = Broker(mosquitto.options(), authorise=KNOWN.get, listener=recorder, mine=ours.__contains__)
+    async with running(made) as broker, device(mosquitto, ALICE) as alice, device(mosquitto, BOB) as bob:
+        await true(broker.online.is_set)
+        await say(alice, HELLO)
+        await recorder.until(2)
+        await say(bob, HELLO, BOB)
+        await recorder.until(4)
+        ours.discard(ALICE.device_id)
+        assert broker.not_mine() == [ALICE.device_id]
+        assert broker.send(ALICE.device_id, Goodbye("s"))
+        broker.disconnect(ALICE.device_id)
+        assert broker.not_mine() == [], "it is leaving already"
+        assert (await hears(alice)).payload == b'{"type":"goodbye","session_id":"s"}', "what was said last still goes out"
+        assert (await recorder.until(5))[4] == ("disconnected", ALICE)
+        await say(alice, ABORT)
+        await true(lambda: broker.stats.others_messages == 1)
+        assert broker.stats.devices == 1
+        assert len(recorder.heard) == 5
+
+
+async def test_a_mark_comes_after_what_the_broker_had_before(mosquitto: Mosquitto) -> None:
+    async with linked(mosquitto) as (broker, recorder), device(mosquitto, ALICE) as alice:
+        for _ in range(50):
+            await say(alice, ABORT, qos=1)  # acknowledged: the broker has it
+        heard: list[int] = []
+        broker.when_caught_up(lambda: heard.append(len(recorder.heard)))
+        await true(lambda: bool(heard))
+        assert heard == [51]
+        assert broker.stats.foreign_topics == 0
+
+
+async def test_without_a_connection_there_is_nothing_to_catch_up_with(mosquitto: Mosquitto) -> None:
+    broker = Broker(mosquitto.options(), authorise=KNOWN.get, listener=Recorder())
+    done: list[bool] = []
+    broker.when_caught_up(lambda: done.append(True))
+    assert done == [True]
+
+
+async def test_a_mark_that_the_rules_forbid_is_not_waited_for_long(tmp_path: Path) -> None:
+    directory = tmp_path / "strict"
+    directory.mkdir()
+    strict = Mosquitto(directory, edit={"topic readwrite xiaozhi/#": "topic read xiaozhi/#\ntopic write xiaozhi/+/down"})
+    async with strict, linked(strict) as (broker, _):
+        done: list[bool] = []
+        broker.when_caught_up(lambda: done.append(True))
+        await true(lambda: bool(done))

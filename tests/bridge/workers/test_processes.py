@@ -1,21 +1,14 @@
-"""A server of two worker processes, as an operator starts it, and simulated devices that talk to it.
-
-The engines are those of ``tests.scripted``, which the processes find as a third party's providers: by entry point.
-"""
+"""A server of two worker processes, and simulated devices that talk to it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
 import signal
-import subprocess
+import ssl
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,104 +18,15 @@ import pytest
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, State, encode_speech, is_message
 from ota.firmware import MAX_OFFERS
 from ota.shelf import REFRESH_S
+from tests.bridge.certificates import write_certificate
+from tests.bridge.workers.cluster import FEW_FILES, PATIENCE_S, WORKERS, Cluster, alive, comes, goes_on, open_at, serving, wait_until
 from tests.ota.images import put
 from tests.scripted import silence, tone
-
-ROOT = Path(__file__).parents[3]
-ROLES = {"vad": "EnergyVad", "asr": "ScriptedAsr", "llm": "ScriptedLlm", "tts": "ScriptedTts"}
-WORKERS = 2
-PATIENCE_S = 40.0
-"""For what takes one second on an idle machine."""
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT shares connections out on Linux only"),
 ]
-
-
-@dataclass
-class Cluster:
-    """One running server."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    data_dir: Path
-
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        """Log lines of this event."""
-        texts = self.log.read_text(encoding="utf-8").splitlines()
-        return [line for line in (json.loads(text) for text in texts if text.startswith("{")) if line["event"] == event]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.lines('ready')[0]['http_port']}"
-
-    @property
-    def workers(self) -> dict[int, tuple[int, int]]:
-        """Worker -> pid and UDP port, of those that were ready last."""
-        return {line["worker"]: (line["pid"], line["udp_port"]) for line in self.lines("worker ready")}
-
-    @property
-    def token(self) -> str:
-        return str(json.loads((self.data_dir / "admin.json").read_text())["token"])
-
-    async def metric(self, pattern: str) -> float:
-        """The sum of all samples that the pattern matches."""
-        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
-            text = (await http.get(f"{self.url}/metrics")).text
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(pattern, line))
-
-
-@contextmanager
-def serving(directory: Path, *more: str) -> Iterator[Cluster]:
-    """A server with scripted engines; killed on leaving, should it still be there."""
-    plugin = directory / "plugin" / "scripted_engines-1.0.dist-info"
-    plugin.mkdir(parents=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: scripted-engines\nVersion: 1.0\n")
-    points = "".join(f"[xiaozhi_bridge.{role}]\nscripted = tests.scripted:{name}\n" for role, name in ROLES.items())
-    (plugin / "entry_points.txt").write_text(points)
-    arguments = ["serve", "--data-dir", "data", "--host", "127.0.0.1", "--workers", str(WORKERS), "--json-logs"]
-    arguments += [f"--{name}-port=0" for name in ("http", "mqtt", "udp")]
-    kinds = [f"{role}.kind=scripted" for role in ROLES]
-    for one in [*kinds, "intent.kind=none", "advertise.host=127.0.0.1", "session.greeting=", *more]:
-        arguments += ["--set", one]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("XZ_")}
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bridge.cli", *arguments],
-            cwd=directory,
-            env=inherited | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(plugin.parent)))},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    cluster = Cluster(process, directory / "log", directory / "data")
-    try:
-        wait_until(lambda: process.poll() is not None or bool(cluster.lines("ready")))
-        yield cluster
-    finally:
-        process.kill()  # the workers notice
-        process.wait()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S  # noqa: TID251 - there is no event loop here
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"  # noqa: TID251
-        time.sleep(0.05)  # noqa: TID251
-
-
-async def comes(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -147,33 +51,9 @@ async def device(cluster: Cluster, number: int, **options: Any) -> AsyncIterator
         yield one
 
 
-async def open_at(one: Device, udp_port: int) -> None:
-    """Connect again and again until the kernel has chosen the worker with this UDP port; the channel is open then."""
-    for _ in range(60):
-        await one.open_channel()
-        if one.grant is not None and one.grant.port == udp_port:
-            return
-        await one.goodbye()
-        one.drop_mqtt()
-        await one.control.connect()
-    pytest.fail("the kernel never chooses this worker")
-
-
 async def converse(one: Device, question: Speech) -> None:
     record = await one.converse(question, timeout_s=PATIENCE_S)
     assert record.sentences == ["It works.", "Really."]
-
-
-async def goes_on(one: Device, question: Speech) -> None:
-    """A user who hangs up and asks again when there is no answer: the device cannot know that its session died."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            with suppress(DeviceError):
-                await one.control.connect()
-                await one.goodbye()
-                await one.converse(question, timeout_s=10)
-                return
-            await asyncio.sleep(0.2)
 
 
 @asynccontextmanager
@@ -202,6 +82,14 @@ async def test_eight_devices_over_both_workers(cluster: Cluster, question: Speec
     assert await cluster.metric("xiaozhi_worker_up") == WORKERS
     assert {line["worker"] for line in cluster.lines("turn")} == {0, 1}
     assert await cluster.metric("xiaozhi_devices_enrolled_total") == 8
+
+
+def test_open_files_are_as_many_as_the_system_allows(cluster: Cluster) -> None:
+    """Each device is one."""
+    for pid in (cluster.process.pid, *(pid for pid, _ in cluster.workers.values())):
+        (line,) = (line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max open files"))
+        soft, hard = line.split()[3:5]
+        assert int(soft) == min(int(hard), 1 << 20) > FEW_FILES
 
 
 async def test_a_crash_is_not_noticed_by_the_others(cluster: Cluster, question: Speech) -> None:
@@ -278,6 +166,11 @@ async def test_an_admin_command_reaches_the_worker_that_has_the_device(cluster: 
         headers = {"Authorization": f"Bearer {cluster.token}"}
         async with httpx.AsyncClient(base_url=cluster.url, headers=headers, trust_env=False) as http:
             for one in (first, second):
+                told = await http.get(f"/api/devices/{one.options.device_id}/stats")
+                assert (told.status_code, told.json()["sessions"] >= 1) == (200, True)
+            stranger = await http.get("/api/devices/02:00:00:00:00:77/stats")
+            assert stranger.status_code == 404
+            for one in (first, second):
                 answer = await http.post(f"/api/devices/{one.options.device_id}/rotate")
                 assert answer.status_code == 200
                 await comes(lambda one=one: not one.control.connected.is_set())  # type: ignore[misc]
@@ -311,6 +204,42 @@ async def test_rolling_restart(cluster: Cluster, question: Speech) -> None:
             for one in everyone:
                 group.create_task(goes_on(one, question))
         assert await cluster.metric("xiaozhi_worker_up") == WORKERS
+
+
+async def test_other_listeners_need_a_restart(tmp_path: Path) -> None:
+    """The ports were chosen for the listeners of the start: new workers would each take another one."""
+    (tmp_path / "config.yaml").write_text("control: {mode: front}\n")
+    with serving(tmp_path) as cluster:
+        before = cluster.workers
+        (tmp_path / "config.yaml").write_text("control: {mode: both}\n")
+        cluster.process.send_signal(signal.SIGHUP)
+        await comes(lambda: any("needs a restart" in line["event"] for line in cluster.every_line()))
+        assert cluster.workers == before
+        (tmp_path / "config.yaml").write_text("control: {mode: front}\n")
+        cluster.process.send_signal(signal.SIGHUP)
+        await comes(lambda: bool(cluster.lines("all workers are replaced")))
+        assert cluster.workers.keys() == before.keys()
+
+
+async def test_tls_alone_behind_all_workers(tmp_path: Path) -> None:
+    """Without a plain listener: every worker shows the certificate on the port that devices are told."""
+    certificate, key = write_certificate(tmp_path / "own", names=["127.0.0.1"])
+    files = (f"mqtt.tls.certificate={certificate}", f"mqtt.tls.private_key={key}")
+    with serving(tmp_path, "mqtt.plain=false", "mqtt.tls.port=0", *files) as cluster:
+        (ready,) = cluster.lines("ready")
+        assert ready["mqtt_port"] is None
+        headers = {"Device-Id": "02:00:00:00:00:01", "Client-Id": "00000000-0000-4000-8000-000000000001"}
+        async with httpx.AsyncClient(trust_env=False) as http:
+            told = (await http.post(f"{cluster.url}/xiaozhi/ota/", headers=headers, json={})).json()["mqtt"]["endpoint"]
+        assert told == f"127.0.0.1:{ready['mqtt_tls_port']}"
+        trust = ssl.create_default_context(cafile=certificate)
+        for _ in range(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", ready["mqtt_tls_port"], ssl=trust)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        listening = {line["worker"] for line in cluster.lines("listening for devices")}
+        assert listening == set(range(WORKERS))
 
 
 async def test_sigterm_ends_everything(tmp_path: Path) -> None:
