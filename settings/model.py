@@ -55,6 +55,13 @@ class Mqtt(Branch):
     max_packet_bytes: int = Field(131072, ge=65536)
     write_buffer_bytes: int = Field(131072, ge=16384, description="a device that reads slower than this fills is closed")
     max_connections: int = Field(10000, ge=1)
+    max_unauthenticated: int = Field(
+        1000, ge=1, description="connections that have not proved who they are; beyond, the one that has waited longest is closed"
+    )
+    max_unauthenticated_per_source: int = Field(300, ge=1, description="the same for one address")
+    ack_timeout_s: float = Field(
+        20, ge=0, description="a device that does not acknowledge what it was sent for so long is gone (Linux); 0: the system's patience"
+    )
 
 
 class Control(Branch):
@@ -205,6 +212,7 @@ class Limits(Branch):
     failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
     turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
     device_connections_per_minute: int = Field(120, ge=1, description="MQTT connections of one device")
+    device_messages_per_minute: int = Field(6000, ge=1, description="messages of one device; beyond, it is read more slowly")
     device_hellos_per_minute: int = Field(1200, ge=1, description="sessions that one device opens")
     ota_requests_per_minute: int = Field(3000, ge=1, description="OTA requests from one address")
     exempt: tuple[str, ...] = Field((), description="networks without limits, such as 192.168.1.0/24")

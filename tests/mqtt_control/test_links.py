@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mqtt_control.identity import DeviceIdentity
@@ -22,6 +23,9 @@ class Recorder:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self.heard.append(("message", identity.device_id, message))
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        self.heard.append(("missed", identity.device_id, list(messages)))
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self.heard.append(("disconnected", identity.device_id))
