@@ -77,6 +77,11 @@ class Gate:
         if len(self._turned_away) > MAX_TURNED_AWAY:
             self._turned_away.popitem(last=False)
 
+    def turned_away_s(self, peer_ip: str) -> float:
+        """How long this address is still shut out for its wrong credentials; 0 when it is not."""
+        until = self._turned_away.get(source_of(peer_ip), 0.0)
+        return 0.0 if self.is_exempt(peer_ip) else max(0.0, until - self._now())
+
     def source(self, peer_ip: str) -> str:
         return "" if self.is_exempt(peer_ip) else source_of(peer_ip)
 
