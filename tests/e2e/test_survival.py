@@ -1,4 +1,4 @@
-"""Checklist G 98 at size: a flood from the network while somebody talks."""
+"""Checklist G 95 and 98: a wall clock that jumps, and a flood from the network, while somebody talks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import gc
 import random
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -153,3 +157,52 @@ async def test_check_098_a_million_datagrams_while_a_device_converses(tmp_path: 
             assert len(asyncio.all_tasks()) <= tasks + 1
             assert resident_mb() - before_mb < 20
     assert escaped == []
+
+
+# -- the clock -------------------------------------------------------------------------------------------------------------
+@dataclass
+class Wall:
+    """The clock on the wall, which somebody sets."""
+
+    offset_s: float = 0.0
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    """Everybody's wall clock but the system's own: that of our modules, and that of the libraries."""
+    clock, real, real_ns = Wall(), time.time, time.time_ns  # noqa: TID251 - what nobody else here may use
+
+    class Set(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(seconds=clock.offset_s)
+
+    monkeypatch.setattr(time, "time", lambda: real() + clock.offset_s)
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(clock.offset_s * 1e9))
+    for module in ("bridge.session", "bridge.prompt", "ota.api", "ota.devices"):
+        monkeypatch.setattr(f"{module}.datetime", Set)
+    return clock
+
+
+async def test_check_095_a_wall_clock_that_jumps_does_no_harm(tmp_path: Path, wall: Wall) -> None:
+    """Within an answer, between turns, and before a device connects anew: sessions, pace and credentials are as before."""
+    async with running(tmp_path, settings={"session.idle_timeout_s": 20}) as server, raw_device(server) as device:
+        await device.hello()
+        for number, jump in enumerate((timedelta(days=400), timedelta(days=-900), timedelta(hours=-1), timedelta(days=30))):
+            hz, heard = 400 + 50 * number, len(device.packets)
+            before = device.sing(hz)
+            await device.packets_until(heard + 1)
+            wall.offset_s += jump.total_seconds()
+            assert await device.answer(before) == [f"You sang {hz}."]
+            arrivals = [packet.at_s for packet in device.packets[heard:]]
+            assert arrivals[-1] - arrivals[0] < 10
+            numbers = [packet.sequence for packet in device.packets]
+            assert numbers == list(range(1, len(numbers) + 1))
+            async with raw_device(server, 2 + number) as newcomer:  # asks OTA at this time of the wall
+                await newcomer.hello()
+                assert await newcomer.answer(newcomer.sing(hz)) == [f"You sang {hz}."]
+        async with raw_device(server) as again:
+            again.grant, again.sequence, again.socket = device.grant, device.sequence, device.socket
+            assert await again.answer(again.sing(700)) == ["You sang 700."]
+            assert again.all("goodbye") == []
+        assert device.all("goodbye") == []

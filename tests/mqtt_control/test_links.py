@@ -109,3 +109,13 @@ def test_a_device_that_moves_is_one_device_all_the_time() -> None:
     assert (links.moves, front.told_to_go) == (3, [ALICE.device_id]), "anew on its own link: that link's own business"
     front.leave(ALICE)
     assert [one[0] for one in recorder.heard] == ["connected"] * 5 + ["disconnected"]
+
+
+def test_what_was_missed_on_the_link_that_a_device_has_left_is_no_news() -> None:
+    links, recorder, front, broker = setup()
+    front.enter(ALICE, "192.0.2.1")
+    front.route.messages_missed(ALICE, [STOP])
+    broker.enter(ALICE)
+    front.route.messages_missed(ALICE, [STOP])
+    assert [one for one in recorder.heard if one[0] == "missed"] == [("missed", ALICE.device_id, [STOP])]
+    assert links.moves == 1
