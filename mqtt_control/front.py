@@ -81,6 +81,9 @@ CLOSE_GRACE_S: Final = 3.0
 COST_BYTES: Final = 4096
 """What a message may have beyond the first ones for the price of one."""
 
+PAID_AT_ONCE: Final = 16
+"""What a device sends is reckoned up when it has come to this."""
+
 ACK_LOOK_S: Final = 0.25
 """How often it is looked whether what was sent has been acknowledged."""
 
@@ -352,9 +355,9 @@ class Front:
         if self._closing and not self._peers:
             self._all_gone.set()
 
-    def pace(self, device_id: str, peer: _Peer, *, packets: int, size: int) -> float:
+    def pace(self, device_id: str, peer: _Peer, *, cost: int) -> float:
         """How long a device that has sent so much is to wait before more of it is read."""
-        wait_s = self._gate.pace(device_id, peer.ip, packets + size // COST_BYTES)
+        wait_s = self._gate.pace(device_id, peer.ip, cost)
         if wait_s > 0:
             self.stats.throttled += 1
             if self._refusal_log.allows(peer.now()):
@@ -412,6 +415,7 @@ class _Peer(asyncio.Protocol):
         "_topic",
         "_transport",
         "_unconfirmed",
+        "_unpaid",
         "bad_messages",
         "identity",
         "ip",
@@ -429,7 +433,8 @@ class _Peer(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._read_later: asyncio.Handle | None = None
         self._look: asyncio.TimerHandle | None = None
-        self._unconfirmed: Unconfirmed[Outbound] = Unconfirmed()
+        self._unconfirmed: Unconfirmed[Outbound] | None = None  # an idle device costs none
+        self._unpaid = 0
         self._topic = b""
         self._ended = False
         self.identity: DeviceIdentity | None = None
@@ -480,16 +485,17 @@ class _Peer(asyncio.Protocol):
         """Send a message to the device; False when it is not (or no longer) connected."""
         if not self._connection.publish(self._topic, payload):
             return False
+        if self._unconfirmed is None:
+            self._unconfirmed = Unconfirmed()
+            self._look = self._loop.call_later(ACK_LOOK_S, self._on_look)
         self._flush()
         self._unconfirmed.sent(message)
-        if self._look is None and not self._ended:
-            self._look = self._loop.call_later(ACK_LOOK_S, self._on_look)
         return True
 
     def missed(self) -> list[Outbound]:
         """The messages that the peer's system has not acknowledged, as far as can be known."""
         self._confirm()
-        return self._unconfirmed.messages
+        return self._unconfirmed.messages if self._unconfirmed is not None else []
 
     def shut(self) -> None:
         """Close after what is queued, or without it when that takes too long. No event of this connection follows."""
@@ -540,7 +546,11 @@ class _Peer(asyncio.Protocol):
         """Read nothing for a while when there is enough to do, or the device has said enough: TCP makes it wait."""
         if self._ended:
             return
-        wait_s = self._front.pace(self.identity.device_id, self, packets=packets, size=size) if self.identity is not None else 0.0
+        self._unpaid += packets + size // COST_BYTES
+        wait_s = 0.0
+        if self._unpaid >= PAID_AT_ONCE and self.identity is not None:
+            wait_s = self._front.pace(self.identity.device_id, self, cost=self._unpaid)
+            self._unpaid = 0
         if self._read_later is not None:
             self._read_later.cancel()
         if wait_s > 0 or self._connection.backlog:
@@ -560,14 +570,18 @@ class _Peer(asyncio.Protocol):
 
     def _confirm(self) -> None:
         """Ask the system what has been acknowledged. Not of a closed socket: its number may belong to another by now."""
-        if self._ended or not self._unconfirmed or self._transport.is_closing():
+        if self._ended or self._unconfirmed is None or self._transport.is_closing():
             return
         unacknowledged = unacknowledged_bytes(self._transport.get_extra_info("socket").fileno())
         self._unconfirmed.confirm(unacknowledged=(unacknowledged or 0) + self._transport.get_write_buffer_size())
 
     def _on_look(self) -> None:
+        self._look = None
         self._confirm()
-        self._look = self._loop.call_later(ACK_LOOK_S, self._on_look) if self._unconfirmed and not self._ended else None
+        if self._unconfirmed:
+            self._look = self._loop.call_later(ACK_LOOK_S, self._on_look)
+        else:
+            self._unconfirmed = None
 
     def _forget_handles(self) -> None:
         for handle in (self._look, self._read_later):
@@ -577,7 +591,8 @@ class _Peer(asyncio.Protocol):
     def _flush(self) -> None:
         data = self._connection.data_to_send()
         if data:
-            self._unconfirmed.wrote(len(data))
+            if self._unconfirmed is not None:
+                self._unconfirmed.wrote(len(data))
             self._transport.write(data)
 
     def _arm(self) -> None:

@@ -17,7 +17,7 @@ from bench.machine import resident_mb
 from bridge.limits import Gate
 from mqtt_control.codec import Connack, Pingresp
 from mqtt_control.connection import PACKETS_AT_ONCE
-from mqtt_control.front import Front
+from mqtt_control.front import PAID_AT_ONCE, Front
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.messages import Goodbye, Stt, TtsStart, TtsStop
 from mqtt_control.tcp import unacknowledged_bytes
@@ -167,7 +167,7 @@ async def test_a_loud_device_that_leaves_is_forgotten() -> None:
             loud.send(publish(b'{"type":"abort"}') * 500)
             await until(lambda: front.stats.throttled)
         async with connected_device(port, ALICE) as again:  # its debt comes with it
-            again.send(publish(b'{"type":"abort"}'))
+            again.send(publish(b'{"type":"abort"}') * PAID_AT_ONCE)
             await until(lambda: front.stats.throttled >= 2)
         assert front.stats.takeovers == 1 or ("disconnected", ALICE) in listener.heard
 
