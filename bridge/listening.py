@@ -76,7 +76,7 @@ async def start_front(
         plain = await bind(loaded, "mqtt.port", mqtt.port, lambda port: listen(port=port))
     if certificate is not None:
         context = certificate.context
-        tls = await bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: listen(port=port, ssl=context))
+        tls = await bind(loaded, "mqtt.tls.port", mqtt.tls.port, lambda port: listen(port=port, ssl=context, tasks=tasks))
         tasks.create_task(certificate.watch(), name="certificate watch")
     told = advertised or plain or tls or 0
     if (tls if told == STOCK_TLS_PORT else plain) is None:

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ssl import SSLContext
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,7 @@ from mqtt_control.lobby import Lobby
 from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
 from mqtt_control.tcp import notice_dead_peers, unacknowledged_bytes
+from mqtt_control.tls_door import TlsDoor, listening_sockets
 from mqtt_control.topics import downlink_topic
 from mqtt_control.unconfirmed import Unconfirmed
 from settings.model import Mqtt
@@ -122,6 +124,7 @@ class FrontStats:
     oversize_packets: int = 0
     protocol_violations: int = 0
     connect_timeouts: int = 0
+    tls_handshakes_failed: int = 0
     keepalive_timeouts: int = 0
     slow_readers: int = 0
     throttled: int = 0
@@ -161,39 +164,77 @@ class Front:
         self._peers: set[_Peer] = set()
         self._lobby: Lobby[_Peer] = Lobby(max_guests=options.max_unauthenticated, max_per_source=options.max_unauthenticated_per_source)
         self._devices: dict[str, _Peer] = {}
+        self._doors: list[asyncio.Task[None]] = []
+        self._handshakes: Lobby[asyncio.Task[None]] = Lobby(
+            max_guests=options.max_unauthenticated, max_per_source=options.max_unauthenticated_per_source
+        )
         self._closing = False
         self._all_gone = asyncio.Event()
         self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
-    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
+    async def start(
+        self,
+        *,
+        host: str,
+        port: int,
+        ssl: SSLContext | None = None,
+        tasks: asyncio.TaskGroup | None = None,
+        reuse_port: bool = False,
+    ) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
         May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
-        when the address cannot be had. With `reuse_port` other processes may listen there too (SO_REUSEPORT). Cancellation
-        leaves nothing listening that was not before.
+        when the address cannot be had. With `reuse_port` other processes may listen there too (SO_REUSEPORT). TLS needs
+        `tasks`, in which handshakes are done until :meth:`stop_listening`. Cancellation leaves nothing listening that was not before.
         """
+        if ssl is None:
+            bound = await self._listen(host, port, reuse_port=reuse_port)
+        elif tasks is None:
+            raise ValueError("TLS needs tasks")
+        else:
+            bound = await self._listen_for_tls(host, port, ssl, tasks, reuse_port=reuse_port)
+        log.info("listening for devices", host=host, port=bound, tls=ssl is not None)
+        return bound
+
+    async def _listen(self, host: str, port: int, *, reuse_port: bool) -> int:
         loop = asyncio.get_running_loop()
-        handshake_s = self.options.connect_timeout_s if ssl else None
         server = await loop.create_server(
-            lambda: _Peer(self, loop),
-            host or None,
-            port,
-            ssl=ssl,
-            backlog=LISTEN_BACKLOG,
-            reuse_port=reuse_port or None,
-            ssl_handshake_timeout=handshake_s,
+            lambda: _Peer(self, loop), host or None, port, backlog=LISTEN_BACKLOG, reuse_port=reuse_port or None
         )
         self._servers.append(server)
         for listening in server.sockets:
             self._tune(listening)
         bound: int = server.sockets[0].getsockname()[1]
-        log.info("listening for devices", host=host, port=bound, tls=ssl is not None)
         return bound
+
+    async def _listen_for_tls(self, host: str, port: int, context: SSLContext, tasks: asyncio.TaskGroup, *, reuse_port: bool) -> int:
+        sockets = await listening_sockets(host, port, backlog=LISTEN_BACKLOG, reuse_port=reuse_port)
+        bound: int = sockets[0].getsockname()[1]
+        for listening in sockets:
+            self._tune(listening)
+            self._doors.append(tasks.create_task(self._tls_door(listening, context).run(), name=f"TLS door {bound}"))
+        return bound
+
+    def _tls_door(self, listening: socket.socket, context: SSLContext) -> TlsDoor:
+        loop = asyncio.get_running_loop()
+        return TlsDoor(
+            listening,
+            context,
+            lobby=self._handshakes,
+            handshake_s=self.options.connect_timeout_s,
+            source=lambda address: self._gate.source(_ip_of((address,))),
+            admits=lambda address: not self._closing and self._gate_admits(_ip_of((address,))),
+            welcome=lambda: _Peer(self, loop, admitted=True),
+            displaced=partial(self._count, "connections_displaced"),
+            failed=partial(self._count, "tls_handshakes_failed"),
+        )
 
     def stop_listening(self) -> None:
         """Accept no new connections; those that are there go on."""
         for server in self._servers:
             server.close()
+        for door in self._doors:
+            door.cancel()
 
     async def aclose(self) -> None:
         """Stop listening, send what is queued, close every connection; each device's listener callback comes before this returns.
@@ -254,15 +295,23 @@ class Front:
             if self._refusal_log.allows(peer.now()):
                 log.warning("connection refused, there are too many", peer_ip=peer.ip, limit=self.options.max_connections)
             return False
-        if not self._gate.admits(peer.ip):
-            self.stats.connections_limited += 1
-            if self._refusal_log.allows(peer.now()):
-                log.warning("connection refused, too many came from this address", peer_ip=peer.ip)
+        if not peer.admitted and not self._gate_admits(peer.ip):
             return False
         self.stats.connections_opened += 1
         self._displace(self._lobby.enter(peer, self._gate.source(peer.ip)))
         self.stats.connections_waiting = len(self._lobby)
         return True
+
+    def _gate_admits(self, peer_ip: str) -> bool:
+        if self._gate.admits(peer_ip):
+            return True
+        self.stats.connections_limited += 1
+        if self._refusal_log.allows(asyncio.get_running_loop().time()):
+            log.warning("connection refused, too many came from this address", peer_ip=peer_ip)
+        return False
+
+    def _count(self, counter: str) -> None:
+        setattr(self.stats, counter, getattr(self.stats, counter) + 1)
 
     def _displace(self, peer: _Peer | None) -> bool:
         """Close one that has waited too long for others to wait, too; False when there is none."""
@@ -321,8 +370,7 @@ class Front:
 
     def closed(self, peer: _Peer, event: Closed, client_id: str) -> None:
         """A connection has ended by the protocol's rules."""
-        counter = _COUNTERS[event.reason]
-        setattr(self.stats, counter, getattr(self.stats, counter) + 1)
+        self._count(_COUNTERS[event.reason])
         if peer.identity is not None:
             log.info("device connection ends", device=peer.identity.device_id, reason=str(event.reason), detail=event.detail)
         elif self._refusal_log.allows(peer.now()):
@@ -416,12 +464,15 @@ class _Peer(asyncio.Protocol):
         "_transport",
         "_unconfirmed",
         "_unpaid",
+        "admitted",
         "bad_messages",
         "identity",
         "ip",
     )
 
-    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, front: Front, loop: asyncio.AbstractEventLoop, *, admitted: bool = False) -> None:
+        """``admitted``: the gate has been asked already."""
+        self.admitted = admitted
         self._front = front
         self._loop = loop
         self._connection = Connection(

@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bridge.scope import task_scope
 from mqtt_control.codec import Connack, Connect, Decoder, Packet, Pingresp, Puback, Pubcomp, Publish, Pubrec, Suback, Subscribe, encode
 from mqtt_control.credentials import Credentials, mint, verify
 from mqtt_control.front import Front, _ip_of
@@ -627,8 +628,10 @@ def self_signed(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 async def test_tls_beside_plain(tmp_path: Path) -> None:
     server, client_side = self_signed(tmp_path)
-    async with running_front() as (front, listener, plain_port):
-        tls_port = await front.start(host="127.0.0.1", port=0, ssl=server)
+    async with task_scope() as tasks, running_front() as (front, listener, plain_port):
+        tls_port = await front.start(host="127.0.0.1", port=0, ssl=server, tasks=tasks)
+        with pytest.raises(OSError, match="in use"):
+            await front.start(host="127.0.0.1", port=tls_port, ssl=server, tasks=tasks)
         async with device(tls_port, ssl=client_side, server_hostname="localhost") as alice, connected_device(plain_port, BOB) as bob:
             alice.send(connect_of(ALICE) + publish(HELLO))
             assert await alice.packet() == Connack(0)

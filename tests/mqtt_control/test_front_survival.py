@@ -8,6 +8,7 @@ import inspect
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import uvloop
 
 from bench.machine import resident_mb
 from bridge.limits import Gate
+from bridge.scope import task_scope
 from mqtt_control.codec import Connack, Pingresp
 from mqtt_control.connection import PACKETS_AT_ONCE
 from mqtt_control.front import PAID_AT_ONCE, Front
@@ -23,7 +25,19 @@ from mqtt_control.messages import Goodbye, Stt, TtsStart, TtsStop
 from mqtt_control.tcp import unacknowledged_bytes
 from settings.model import Limits
 from tests.mqtt_control.half_open import needs_socket_filters, reappear, vanish
-from tests.mqtt_control.test_front import ALICE, BOB, HELLO, Device, Recorder, connect_of, connected_device, device, publish, running_front
+from tests.mqtt_control.test_front import (
+    ALICE,
+    BOB,
+    HELLO,
+    Device,
+    Recorder,
+    connect_of,
+    connected_device,
+    device,
+    publish,
+    running_front,
+    self_signed,
+)
 
 CROWD = 2000
 
@@ -121,6 +135,41 @@ async def test_exempt_sources_are_bounded_by_the_whole_alone() -> None:
             async with crowd(port, 8):
                 await until(lambda: front.stats.connections_opened == 16)
                 assert front.stats.connections_waiting <= 6
+
+
+async def _tls_handshakes(folder: Path) -> None:
+    server, client_side = self_signed(folder)
+    bounds: dict[str, Any] = {"max_unauthenticated": 50, "max_unauthenticated_per_source": 20}
+    async with task_scope() as tasks, running_front(connect_timeout_s=2, **bounds) as (front, _, _port):
+        port = await front.start(host="127.0.0.1", port=0, ssl=server, tasks=tasks)
+        async with device(port, ssl=client_side, server_hostname="localhost") as bob:
+            bob.send(connect_of(BOB))
+            assert await bob.packet() == Connack(0)
+            async with crowd(port, 500) as sockets:
+                trickle(sockets[::2], b"\x16\x03\x01")
+                for _ in range(3):
+                    async with device(port, ssl=client_side, server_hostname="localhost") as alice:
+                        alice.send(connect_of(ALICE))
+                        assert await alice.packet() == Connack(0)
+                        assert len(front._handshakes) <= 50
+                assert await bob.quiet()
+                await until(lambda: front.stats.connections_displaced + front.stats.tls_handshakes_failed == 500)
+                assert front.stats.connections_displaced >= 450
+                assert (len(front._handshakes), front._handshakes._by_source) == (0, {})
+            gate = front._gate = Gate(Limits(connections_per_minute=1), now=asyncio.get_running_loop().time)
+            async with crowd(port, 12):  # of four addresses
+                await until(lambda: gate.stats.connections_refused == 8)
+            assert await bob.quiet()
+    assert front.stats.connections == 0
+
+
+async def test_tls_handshakes_that_never_end_are_bounded(tmp_path: Path) -> None:
+    await _tls_handshakes(tmp_path)
+
+
+def test_tls_handshakes_that_never_end_are_bounded_on_uvloop(tmp_path: Path) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_tls_handshakes(tmp_path))
 
 
 # -- a device that shouts ---------------------------------------------------------------------------------------------------
@@ -269,7 +318,11 @@ async def test_accepted_connections_have_the_socket_options() -> None:
         assert await client.quiet()
 
 
-SCENARIOS = [scenario for name, scenario in sorted(globals().items()) if name.startswith("test_") and inspect.iscoroutinefunction(scenario)]
+SCENARIOS = [
+    scenario
+    for name, scenario in sorted(globals().items())
+    if name.startswith("test_") and "tls" not in name and inspect.iscoroutinefunction(scenario)
+]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
