@@ -273,6 +273,27 @@ async def test_a_dead_peer_with_unacknowledged_output_is_found() -> None:
 
 
 @needs_socket_filters
+async def test_three_hundred_dead_peers_are_found_and_leave_nothing() -> None:
+    """As when an access point loses its power while everybody is spoken to."""
+    fleet = [DeviceIdentity(f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}", "c") for number in range(0x100, 0x100 + 300)]
+    async with running_front(ack_timeout_s=1.0) as (front, listener, port), connected_device(port, BOB) as bob:
+        clients = [await Device.open(port) for _ in fleet]
+        for identity, client in zip(fleet, clients, strict=True):
+            client.send(connect_of(identity))
+            assert await client.packet() == Connack(0)
+            vanish(client.writer.get_extra_info("socket"))
+            assert front.send(identity.device_id, TtsStart("s"))
+        assert await bob.quiet()
+        await until(lambda: front.stats.connections == 1)
+        assert await bob.quiet()
+        assert {facts[1].device_id for facts in listener.heard if facts[0] == "missed"} == {identity.device_id for identity in fleet}
+        assert listener.kinds().count("disconnected") == 300
+        for client in clients:
+            reappear(client.writer.get_extra_info("socket"))
+            await client.close()
+
+
+@needs_socket_filters
 async def test_a_take_over_tells_what_the_old_connection_has_not_acknowledged() -> None:
     async with running_front() as (front, listener, port), connected_device(port, ALICE) as old:
         assert front.send(ALICE.device_id, Stt("s", "heard"))

@@ -265,7 +265,7 @@ async def test_a_device_that_sends_without_end_is_read_slowly() -> None:
 
 async def test_who_does_not_get_a_request_out_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand connections that say nothing, or never end their headers; a device beside them, and after them."""
-    monkeypatch.setattr(ota_server, "REQUEST_S", 1.0)
+    monkeypatch.setattr(ota_server, "REQUEST_S", 3.0)
     recorder = Recorder(lambda via: via.send(Stt(session_id="s", text="here")))
     async with asyncio.timeout(60), endpoint(recorder) as (served, port):
         slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(1000)]
