@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bench.machine import resident_mb
 from bridge.certificate import ServerCertificate
 from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity, parse_client_id
-from mqtt_control.messages import Inbound
+from mqtt_control.messages import Inbound, Outbound
 from settings.model import Mqtt
 
 
@@ -31,6 +32,8 @@ class Deaf:
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None: ...
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None: ...
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None: ...
 
     def device_disconnected(self, identity: DeviceIdentity) -> None: ...
 

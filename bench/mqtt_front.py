@@ -12,7 +12,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvloop
 
@@ -21,7 +21,7 @@ from bench.report import Options, Row
 from mqtt_control.codec import Connect, Publish, encode
 from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity, parse_client_id
-from mqtt_control.messages import Inbound, Stt
+from mqtt_control.messages import Inbound, Outbound, Stt
 from settings.model import Mqtt
 
 REQUEST = encode(Publish("device-server", b'{"session_id":"b1c2d3e4","type":"listen","state":"start","mode":"auto"}'))
@@ -41,6 +41,9 @@ class Answering:
         """Answer with what was heard."""
         assert self.front is not None
         self.front.send(identity.device_id, Stt("b1c2d3e4", REPLY_TEXT))
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        """Nothing to do."""
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         """Nothing to do."""

@@ -168,7 +168,11 @@ async def bridge(
         control = build_control(settings, devices=devices, listener=listener, gate=gate, **({"mine": seat.answers} if seat else {}))
         registry.attach(control.links)
         websocket = WebSocketEndpoint(
-            authenticate=devices.authenticate_bearer, listener=listener, hello_timeout_s=settings.websocket.hello_timeout_s
+            authenticate=devices.authenticate_bearer,
+            listener=listener,
+            gate=gate,
+            hello_timeout_s=settings.websocket.hello_timeout_s,
+            max_connections=settings.websocket.max_connections,
         )
         revoke = partial(_revoke, registry, websocket)
         if seat:
@@ -222,6 +226,7 @@ async def bridge(
                 settings.http.host,
                 port,
                 max_websocket_message_bytes=MAX_MESSAGE_BYTES if settings.websocket.enabled else 0,
+                ack_timeout_s=settings.mqtt.ack_timeout_s,
                 reuse_port=seat is not None,
             ),
         )

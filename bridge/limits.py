@@ -38,6 +38,7 @@ class Gate:
         self._failures = _per_minute(options.failed_logins_per_minute)
         self._device_connections = _per_minute(options.device_connections_per_minute)
         self._hellos = _per_minute(options.device_hellos_per_minute)
+        self._messages = _per_minute(options.device_messages_per_minute)
         self._turned_away: OrderedDict[str, float] = OrderedDict()
 
     def is_exempt(self, address: str) -> bool:
@@ -75,6 +76,17 @@ class Gate:
         self._turned_away.move_to_end(source)
         if len(self._turned_away) > MAX_TURNED_AWAY:
             self._turned_away.popitem(last=False)
+
+    def turned_away_s(self, peer_ip: str) -> float:
+        """How long this address is still shut out for its wrong credentials; 0 when it is not."""
+        until = self._turned_away.get(source_of(peer_ip), 0.0)
+        return 0.0 if self.is_exempt(peer_ip) else max(0.0, until - self._now())
+
+    def source(self, peer_ip: str) -> str:
+        return "" if self.is_exempt(peer_ip) else source_of(peer_ip)
+
+    def pace(self, device_id: str, peer_ip: str, cost: float) -> float:
+        return 0.0 if self.is_exempt(peer_ip) else self._messages.owe(device_id, cost, now=self._now())
 
     def admits_hello(self, device_id: str, peer_ip: str) -> bool:
         """Whether the device may open a session now; called once for each hello."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LAG_PERIOD_S = 0.1
-_PRESENT = frozenset({"channels_open", "connections", "connections_open", "devices", "open"})
+_PRESENT = frozenset({"channels_open", "connections", "connections_open", "connections_waiting", "devices", "open"})
 """Ints among the counters that are present numbers."""
 _STAGES = ("committed", "asr_final", "llm_first", "tts_first", "first_packet")
 _BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)

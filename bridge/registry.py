@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -63,6 +63,8 @@ class Device:
     session: Session | None = None
     via: Transport | None = None
     """What carries the session."""
+    unheard_goodbye: str = ""
+    """A session of which the device may not know that it has ended."""
     last_session_end: float = 0.0
     grace: asyncio.TimerHandle | None = field(default=None, repr=False)
     last_audio_path: PathState = PathState.UNKNOWN
@@ -140,7 +142,21 @@ class Registry:
             device.grace = None
         if device.session is not None:
             device.session.resume()
+        elif device.unheard_goodbye:
+            device.mqtt.send(Goodbye(session_id=device.unheard_goodbye))
+        device.unheard_goodbye = ""
         log.info("device connected", device=identity.device_id, peer=peer_ip, resumed=device.session is not None)
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        """What was said over a connection that is gone, and perhaps not heard: put right when the device is back."""
+        device = self._devices.get(identity.device_id)
+        if device is None or _over_websocket(device):
+            return
+        for message in messages:
+            if isinstance(message, Goodbye):
+                device.unheard_goodbye = message.session_id
+        if device.session is not None:
+            device.session.missed(messages)
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         """The control connection is gone; the session waits for it, for as long as the settings say."""
@@ -248,6 +264,7 @@ class Registry:
             return  # the device waits 10 s for the answer, which is what is wanted
         self.hellos += 1
         self._replace_session(device, via)
+        device.unheard_goodbye = ""
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
         opened = via.open_audio(hello, frame_ms=uplink_frame_ms)

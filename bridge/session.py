@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -198,6 +198,11 @@ class Session:
             self.end("an answer was missed while the control connection was away", goodbye=True)
         elif self.state is not State.SPEAKING:
             self._send(TtsStop(session_id=self.session_id))
+
+    def missed(self, messages: Sequence[Outbound]) -> None:
+        """These may not have reached the device: its control connection was lost before it acknowledged them."""
+        if any(isinstance(message, TtsStart) and message.session_id == self.session_id for message in messages):
+            self._start_missed = True
 
     def _send(self, message: Outbound) -> bool:
         delivered = self._deliver(message)

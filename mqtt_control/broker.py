@@ -17,7 +17,7 @@ import logging
 import random
 import secrets
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +51,8 @@ STABLE_S: Final = 30.0
 """A connection that lived so long makes the next attempt start from the shortest wait again."""
 INBOX_MESSAGES: Final = 1000
 """Received and not yet looked at; when full, the newest is dropped and counted."""
+INBOX_SHARE: Final = 100
+"""The same for one device, so that a loud one does not fill what is there for all."""
 LOGGED_PER_MINUTE: Final = 30
 CATCH_UP_S: Final = 2.0
 """What a mark may take from here to the broker and back."""
@@ -500,15 +502,28 @@ class _Closed(Exception):
 
 
 class _Inbox(asyncio.Queue[aiomqtt.Message]):
-    """aiomqtt drops what does not fit and does not count it."""
+    """aiomqtt drops what does not fit, does not count it, and does not ask from whom the rest is."""
 
     def __init__(self, maxsize: int, stats: BrokerStats) -> None:
         super().__init__(maxsize)
         self._stats = stats
+        self._waiting: Counter[str] = Counter()
 
     def put_nowait(self, item: aiomqtt.Message) -> None:
+        if self._waiting.get(item.topic.value, 0) >= INBOX_SHARE:
+            self._stats.inbox_dropped += 1
+            return
         self._stats.inbox_dropped += self.full()
         super().put_nowait(item)
+        self._waiting[item.topic.value] += 1
+
+    def _get(self) -> aiomqtt.Message:
+        """Called by the queue for each message that it hands out."""
+        item = super()._get()
+        self._waiting[item.topic.value] -= 1
+        if not self._waiting[item.topic.value]:
+            del self._waiting[item.topic.value]
+        return item
 
 
 _SILENT: Final = logging.getLogger(f"{__name__}.paho")

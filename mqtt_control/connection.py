@@ -3,6 +3,7 @@
 The shell's part::
 
     receive_data(data, now) -> events        for each: act on it
+    backlog -> bool                          if so: let others have their turn, then read_on(now) -> events
     data_to_send() -> bytes                  write them
     next_timeout() -> when                   call handle_timer(now) then
 
@@ -48,6 +49,9 @@ from mqtt_control.codec import (
 
 MAX_CONNECT_BYTES: Final = 8192
 """Nobody who has not yet proved who they are can make us keep more than this."""
+
+PACKETS_AT_ONCE: Final = 64
+"""So many packets of one connection are handled before others have their turn: what came in one piece may be thousands."""
 
 MAX_QOS2_IN_FLIGHT: Final = 64
 KEEPALIVE_FACTOR: Final = 1.5
@@ -122,6 +126,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_backlog",
         "_connect_deadline",
         "_decoder",
         "_keepalive_s",
@@ -130,6 +135,7 @@ class Connection:
         "_output",
         "_qos2_in_flight",
         "_state",
+        "packets",
     )
 
     def __init__(self, *, now: float, connect_timeout_s: float, max_packet_bytes: int) -> None:
@@ -141,14 +147,23 @@ class Connection:
         self._keepalive_s = 0
         self._output: list[bytes] = []
         self._qos2_in_flight: set[int] | None = None
+        self._backlog = False
+        self.packets = 0
+        """Packets that were handled so far."""
 
     @property
     def state(self) -> State:
         return self._state
 
+    @property
+    def backlog(self) -> bool:
+        """Whether what has come may hold more packets than were handled: take in nothing more before :meth:`read_on`."""
+        return self._backlog and self._state in _READING
+
     # -- input ---------------------------------------------------------------------------------------------------------
     def receive_data(self, data: bytes, now: float) -> list[Event]:
-        """What the bytes mean. Ignored when closed; kept back, within the packet limit, while a CONNECT is judged."""
+        """What the bytes mean, up to so many packets (:attr:`backlog`). Ignored when closed; kept back, within the packet
+        limit, while a CONNECT is judged."""
         if self._state is State.CLOSED:
             return []
         self._decoder.write(data)
@@ -156,6 +171,10 @@ class Connection:
             if self._decoder.buffered_bytes > self._max_packet_bytes:
                 return [self._close(CloseReason.TOO_LARGE, "too much before the CONNACK")]
             return []
+        return self._read_packets(now)
+
+    def read_on(self, now: float) -> list[Event]:
+        """What the next packets of the backlog mean."""
         return self._read_packets(now)
 
     def accept(self) -> list[Event]:
@@ -213,12 +232,18 @@ class Connection:
     # -- inside --------------------------------------------------------------------------------------------------------
     def _read_packets(self, now: float) -> list[Event]:
         events: list[Event] = []
+        before = self.packets
+        self._backlog = False
         try:
             while self._state in _READING and (packet := self._decoder.read()) is not None:
                 self._last_packet = now
+                self.packets += 1
                 event = self._handle(packet)
                 if event is not None:
                     events.append(event)
+                if self.packets - before >= PACKETS_AT_ONCE:
+                    self._backlog = self._decoder.buffered_bytes > 0
+                    break
         except MalformedPacket as error:
             events.append(self._close(CloseReason.MALFORMED, str(error)))
         except PacketTooLarge as error:

@@ -25,10 +25,13 @@ import structlog
 from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import LinkListener
+from mqtt_control.lobby import Lobby
 from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
+from mqtt_control.tcp import notice_dead_peers, unacknowledged_bytes
 from mqtt_control.tls import TlsLayer
 from mqtt_control.topics import downlink_topic
+from mqtt_control.unconfirmed import Unconfirmed
 from settings.model import Mqtt
 
 log = structlog.get_logger(__name__)
@@ -49,6 +52,12 @@ class Gate(Protocol):
     def login_failed(self, peer_ip: str) -> None:
         """Wrong credentials came from this address."""
 
+    def source(self, peer_ip: str) -> str:
+        """Who counts as one source together with this address; empty for one that has no limit of its own."""
+
+    def pace(self, device_id: str, peer_ip: str, cost: float) -> float:
+        """The device has sent messages of this cost (one each, and one for every 4 KB): seconds before it may send more."""
+
 
 class OpenGate:
     """Admits everybody."""
@@ -61,9 +70,24 @@ class OpenGate:
 
     def login_failed(self, peer_ip: str) -> None: ...
 
+    def source(self, peer_ip: str) -> str:
+        return ""
+
+    def pace(self, device_id: str, peer_ip: str, cost: float) -> float:
+        return 0.0
+
 
 CLOSE_GRACE_S: Final = 3.0
 """How long a closed connection may take to deliver what was already queued."""
+
+COST_BYTES: Final = 4096
+"""What a message may have beyond the first ones for the price of one."""
+
+PAID_AT_ONCE: Final = 16
+"""What a device sends is reckoned up when it has come to this."""
+
+ACK_LOOK_S: Final = 0.25
+"""How often it is looked whether what was sent has been acknowledged."""
 
 LOGGED_BAD_MESSAGES: Final = 3
 """Unreadable messages that one connection gets into the log; all are counted."""
@@ -76,13 +100,17 @@ LISTEN_BACKLOG: Final = 1024
 
 @dataclass(slots=True)
 class FrontStats:
-    """What happened since the start; `connections` and `devices` are the present numbers."""
+    """What happened since the start; `connections`, `connections_waiting` and `devices` are the present numbers."""
 
     connections: int = 0
     devices: int = 0
     connections_opened: int = 0
     connections_refused_full: int = 0
     connections_limited: int = 0
+    connections_waiting: int = 0
+    """That have not proved who they are, now."""
+    connections_displaced: int = 0
+    """That had waited longest when there were too many of those."""
     connects_limited: int = 0
     connects_refused: int = 0
     takeovers: int = 0
@@ -96,9 +124,13 @@ class FrontStats:
     oversize_packets: int = 0
     protocol_violations: int = 0
     connect_timeouts: int = 0
+    tls_failures: int = 0
     keepalive_timeouts: int = 0
     slow_readers: int = 0
-    tls_failures: int = 0
+    throttled: int = 0
+    """Times that a device was made to wait because it sent too much."""
+    messages_missed: int = 0
+    """Sent on connections that ended before they were acknowledged."""
     listener_errors: int = 0
 
 
@@ -130,12 +162,20 @@ class Front:
         self._listener = listener
         self._servers: list[asyncio.Server] = []
         self._peers: set[_Peer] = set()
+        self._lobby: Lobby[_Peer] = Lobby(max_guests=options.max_unauthenticated, max_per_source=options.max_unauthenticated_per_source)
         self._devices: dict[str, _Peer] = {}
         self._closing = False
         self._all_gone = asyncio.Event()
         self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
-    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
+    async def start(
+        self,
+        *,
+        host: str,
+        port: int,
+        ssl: SSLContext | None = None,
+        reuse_port: bool = False,
+    ) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
         May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
@@ -192,7 +232,7 @@ class Front:
             self.stats.unsendable_messages += 1
             log.error("message not sent", device=device_id, kind=type(message).__name__, reason=str(error))  # noqa: TRY400 - the sentence says all
             return False
-        if not peer.push(payload):
+        if not peer.push(message, payload):
             return False
         self.stats.messages_out += 1
         return True
@@ -215,17 +255,37 @@ class Front:
         self.stats.connections = len(self._peers)
         if self._closing:
             return False
-        if len(self._peers) > self.options.max_connections:
+        if len(self._peers) > self.options.max_connections and not self._displace(self._lobby.oldest_leaves()):
             self.stats.connections_refused_full += 1
             if self._refusal_log.allows(peer.now()):
                 log.warning("connection refused, there are too many", peer_ip=peer.ip, limit=self.options.max_connections)
             return False
-        if not self._gate.admits(peer.ip):
-            self.stats.connections_limited += 1
-            if self._refusal_log.allows(peer.now()):
-                log.warning("connection refused, too many came from this address", peer_ip=peer.ip)
+        if not self._gate_admits(peer.ip):
             return False
         self.stats.connections_opened += 1
+        self._displace(self._lobby.enter(peer, self._gate.source(peer.ip)))
+        self.stats.connections_waiting = len(self._lobby)
+        return True
+
+    def _gate_admits(self, peer_ip: str) -> bool:
+        if self._gate.admits(peer_ip):
+            return True
+        self.stats.connections_limited += 1
+        if self._refusal_log.allows(asyncio.get_running_loop().time()):
+            log.warning("connection refused, too many came from this address", peer_ip=peer_ip)
+        return False
+
+    def _count(self, counter: str) -> None:
+        setattr(self.stats, counter, getattr(self.stats, counter) + 1)
+
+    def _displace(self, peer: _Peer | None) -> bool:
+        """Close one that has waited too long for others to wait, too; False when there is none."""
+        if peer is None:
+            return False
+        self.stats.connections_displaced += 1
+        if self._refusal_log.allows(peer.now()):
+            log.warning("connection closed, too many have not said who they are", peer_ip=peer.ip)
+        peer.abort()
         return True
 
     def tls_failed(self, peer: _Peer, reason: str) -> None:
@@ -254,12 +314,14 @@ class Front:
         return identity
 
     def entered(self, peer: _Peer, identity: DeviceIdentity) -> None:
-        """A device has been let in. Its older connection, if any, ends without a word to the listener."""
+        """A device has been let in. Its older connection, if any, ends without a word to the listener but of what it missed."""
+        self._leave_lobby(peer)
         older = self._devices.get(identity.device_id)
         self._devices[identity.device_id] = peer
         self.stats.devices = len(self._devices)
         if older is not None:
             self.stats.takeovers += 1
+            self._tell_missed(older, identity)
             older.shut()
         log.info("device connected", device=identity.device_id, peer_ip=peer.ip, took_over=older is not None)
         self._tell(self._listener.device_connected, identity, peer.ip)
@@ -279,8 +341,7 @@ class Front:
 
     def closed(self, peer: _Peer, event: Closed, client_id: str) -> None:
         """A connection has ended by the protocol's rules."""
-        counter = _COUNTERS[event.reason]
-        setattr(self.stats, counter, getattr(self.stats, counter) + 1)
+        self._count(_COUNTERS[event.reason])
         if peer.identity is not None:
             log.info("device connection ends", device=peer.identity.device_id, reason=str(event.reason), detail=event.detail)
         elif self._refusal_log.allows(peer.now()):
@@ -301,17 +362,39 @@ class Front:
             return
         del self._devices[identity.device_id]
         self.stats.devices = len(self._devices)
+        self._tell_missed(peer, identity)
         self._tell(self._listener.device_disconnected, identity)
 
     def lost(self, peer: _Peer) -> None:
         """The transport is gone."""
         self.left(peer)
+        self._leave_lobby(peer)
         self._peers.discard(peer)
         self.stats.connections = len(self._peers)
         if self._closing and not self._peers:
             self._all_gone.set()
 
+    def pace(self, device_id: str, peer: _Peer, *, cost: int) -> float:
+        """How long a device that has sent so much is to wait before more of it is read."""
+        wait_s = self._gate.pace(device_id, peer.ip, cost)
+        if wait_s > 0:
+            self.stats.throttled += 1
+            if self._refusal_log.allows(peer.now()):
+                log.warning("the device sends too much, it has to wait", device=device_id, wait_s=round(wait_s, 2))
+        return wait_s
+
     # -- inside --------------------------------------------------------------------------------------------------------
+    def _leave_lobby(self, peer: _Peer) -> None:
+        self._lobby.leave(peer)
+        self.stats.connections_waiting = len(self._lobby)
+
+    def _tell_missed(self, peer: _Peer, identity: DeviceIdentity) -> None:
+        missed = peer.missed()
+        if missed and not self._closing:
+            self.stats.messages_missed += len(missed)
+            log.info("messages may not have arrived", device=identity.device_id, count=len(missed))
+            self._tell(self._listener.messages_missed, identity, missed)
+
     async def _wait_until_gone(self) -> None:
         if self._peers:
             await self._all_gone.wait()
@@ -323,10 +406,7 @@ class Front:
         keep-alive 0 that lost its power would stay for ever.
         """
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.options.write_buffer_bytes)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 4)):
-            if hasattr(socket, name):
-                listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        notice_dead_peers(listening, ack_timeout_s=self.options.ack_timeout_s)
 
     def _tell(self, callback: Callable[..., None], identity: DeviceIdentity, *facts: object) -> None:
         try:
@@ -343,7 +423,22 @@ class _Peer(asyncio.Protocol):
     no task and two or three wake-ups a keep-alive period.
     """
 
-    __slots__ = ("_connection", "_ended", "_front", "_loop", "_timer", "_topic", "_transport", "bad_messages", "identity", "ip")
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_front",
+        "_look",
+        "_loop",
+        "_read_later",
+        "_timer",
+        "_topic",
+        "_transport",
+        "_unconfirmed",
+        "_unpaid",
+        "bad_messages",
+        "identity",
+        "ip",
+    )
 
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
         self._front = front
@@ -355,6 +450,10 @@ class _Peer(asyncio.Protocol):
         )
         self._transport: Any = None  # uvloop's transports are no subclass of asyncio's
         self._timer: asyncio.TimerHandle | None = None
+        self._read_later: asyncio.Handle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._unconfirmed: Unconfirmed[Outbound] | None = None  # an idle device costs none
+        self._unpaid = 0
         self._topic = b""
         self._ended = False
         self.identity: DeviceIdentity | None = None
@@ -379,8 +478,13 @@ class _Peer(asyncio.Protocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
+        before = self._connection.packets
         self._perform(self._connection.receive_data(data, self._loop.time()))
         self._flush()
+        self._pause(packets=self._connection.packets - before, size=len(data))
+
+    def eof_received(self) -> None:
+        self._confirm()  # the socket is still there to be asked
 
     def pause_writing(self) -> None:
         """More waits to be sent than the write buffer may hold: this client does not read."""
@@ -393,19 +497,30 @@ class _Peer(asyncio.Protocol):
         self._connection.close()
         self._disarm()
         self._front.lost(self)
+        self._forget_handles()
 
     # -- for the front -------------------------------------------------------------------------------------------------
-    def push(self, payload: bytes) -> bool:
+    def push(self, message: Outbound, payload: bytes) -> bool:
         """Send a message to the device; False when it is not (or no longer) connected."""
         if not self._connection.publish(self._topic, payload):
             return False
+        if self._unconfirmed is None:
+            self._unconfirmed = Unconfirmed()
+            self._look = self._loop.call_later(ACK_LOOK_S, self._on_look)
         self._flush()
+        self._unconfirmed.sent(message)
         return True
+
+    def missed(self) -> list[Outbound]:
+        """The messages that the peer's system has not acknowledged, as far as can be known."""
+        self._confirm()
+        return self._unconfirmed.messages if self._unconfirmed is not None else []
 
     def shut(self) -> None:
         """Close after what is queued, or without it when that takes too long. No event of this connection follows."""
         if self._ended:
             return
+        self._confirm()
         self._ended = True
         self._connection.close()
         self._flush()
@@ -446,9 +561,57 @@ class _Peer(asyncio.Protocol):
         self._front.entered(self, verdict)
         return events
 
+    def _pause(self, *, packets: int, size: int) -> None:
+        """Read nothing for a while when there is enough to do, or the device has said enough: TCP makes it wait."""
+        if self._ended:
+            return
+        self._unpaid += packets + size // COST_BYTES
+        wait_s = 0.0
+        if self._unpaid >= PAID_AT_ONCE and self.identity is not None:
+            wait_s = self._front.pace(self.identity.device_id, self, cost=self._unpaid)
+            self._unpaid = 0
+        if self._read_later is not None:
+            self._read_later.cancel()
+        if wait_s > 0 or self._connection.backlog:
+            self._transport.pause_reading()
+            self._read_later = self._loop.call_later(wait_s, self._read_on)
+        elif self._read_later is not None:
+            self._read_later = None
+            self._transport.resume_reading()
+
+    def _read_on(self) -> None:
+        if self._ended or self._transport.is_closing():
+            return
+        before = self._connection.packets
+        self._perform(self._connection.read_on(self._loop.time()))
+        self._flush()
+        self._pause(packets=self._connection.packets - before, size=0)
+
+    def _confirm(self) -> None:
+        """Ask the system what has been acknowledged. Not of a closed socket: its number may belong to another by now."""
+        if self._ended or self._unconfirmed is None or self._transport.is_closing():
+            return
+        unacknowledged = unacknowledged_bytes(self._transport.get_extra_info("socket").fileno())
+        self._unconfirmed.confirm(unacknowledged=(unacknowledged or 0) + self._transport.get_write_buffer_size())
+
+    def _on_look(self) -> None:
+        self._look = None
+        self._confirm()
+        if self._unconfirmed:
+            self._look = self._loop.call_later(ACK_LOOK_S, self._on_look)
+        else:
+            self._unconfirmed = None
+
+    def _forget_handles(self) -> None:
+        for handle in (self._look, self._read_later):
+            if handle is not None:
+                handle.cancel()
+
     def _flush(self) -> None:
         data = self._connection.data_to_send()
         if data:
+            if self._unconfirmed is not None:
+                self._unconfirmed.wrote(len(data))
             self._transport.write(data)
 
     def _arm(self) -> None:

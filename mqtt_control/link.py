@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from mqtt_control.identity import DeviceIdentity
@@ -33,6 +34,13 @@ class LinkListener(Protocol):
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         """A readable message has come. Whom it is from is known from the connection, not from its content."""
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        """The device's connection has been lost or replaced, and these, oldest first, may not have arrived.
+
+        Comes before the `disconnected` or the second `connected` that it explains, and not when everything was acknowledged
+        or nobody can know.
+        """
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         """The device's newest connection has ended, for whatever reason."""

@@ -5,6 +5,8 @@ Each :class:`~mqtt_control.link.Link` reports to a :class:`Route`; sessions see 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.link import Link, LinkListener
 from mqtt_control.messages import Inbound, Outbound
@@ -58,6 +60,11 @@ class Links:
         if self._current.get(identity.device_id) is route:
             self._listener.device_message(identity, message)
 
+    def missed(self, route: Route, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        """What may not have arrived; nothing to tell of a device that has moved."""
+        if self._current.get(identity.device_id) is route:
+            self._listener.messages_missed(identity, messages)
+
     def left(self, route: Route, identity: DeviceIdentity) -> None:
         """The device's connection on this route's link has ended; nothing to tell when it has moved."""
         if self._current.get(identity.device_id) is route:
@@ -81,6 +88,10 @@ class Route:
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         """See :class:`~mqtt_control.link.LinkListener`."""
         self._links.heard(self, identity, message)
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        """See :class:`~mqtt_control.link.LinkListener`."""
+        self._links.missed(self, identity, messages)
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         """See :class:`~mqtt_control.link.LinkListener`."""

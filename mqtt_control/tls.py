@@ -25,8 +25,7 @@ class TlsLayer(asyncio.Protocol):
     """The server's side of one TLS connection: a protocol to the transport below, a transport to the protocol ``above``.
 
     ``on_failure`` is called with OpenSSL's words when a handshake or a record is not good; the connection ends then. Of a
-    transport it has what :class:`~mqtt_control.front.Front` uses: :meth:`write`, :meth:`close`, :meth:`abort`,
-    :meth:`set_write_buffer_limits`, :meth:`get_extra_info`.
+    transport it has what :class:`~mqtt_control.front.Front` uses.
     """
 
     __slots__ = ("_above", "_closing", "_incoming", "_on_failure", "_outgoing", "_shaken", "_tls", "_transport")
@@ -95,6 +94,16 @@ class TlsLayer(asyncio.Protocol):
         """Close at once."""
         self._closing = True
         self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._closing or bool(self._transport.is_closing())
+
+    def pause_reading(self) -> None:
+        """What has been read already still comes: at most one piece of the event loop's."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._transport.set_write_buffer_limits(high, low)

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from mqtt_control.tcp import notice_dead_peers
+
 SHUTDOWN_S = 5
 MAX_CONNECTIONS = 4096
 PING_S = 20.0
 WEBSOCKET_BUFFER_BYTES = 32 * 1024
 """Unread by the device, in the kernel and here each: eight seconds of speech."""
 WEBSOCKET_CLOSE_S = 2.0
+REQUEST_S = 20.0
+"""From the connection, or the beginning of a further request on it, to the end of the request's headers."""
 
 
 class ListenError(OSError):
@@ -54,20 +58,31 @@ class HttpServer:
         self._group = group
         self._server: _Server | None = None
 
-    async def start(self, app: ASGIApp, host: str, port: int, *, max_websocket_message_bytes: int = 0, reuse_port: bool = False) -> int:
+    async def start(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        max_websocket_message_bytes: int = 0,
+        ack_timeout_s: float = 0,
+        reuse_port: bool = False,
+    ) -> int:
         """Listen (port 0: any free one) and return the port; with ``reuse_port`` beside other processes. Raises ListenError.
 
         With ``max_websocket_message_bytes`` WebSockets are served: what sends a larger message is closed, as is what does not
-        answer a ping.
+        answer a ping. ``ack_timeout_s``: :func:`mqtt_control.tcp.notice_dead_peers`, for all connections.
 
         Cancellation leaves a server that :meth:`aclose` ends.
         """
         if self._server is not None:
             raise RuntimeError("the server has been started")
         listener = _listen(host, port, reuse_port=reuse_port)
+        notice_dead_peers(listener, ack_timeout_s=ack_timeout_s)
         config = uvicorn.Config(
             app,
             lifespan="off",
+            http=_http_protocol(),
             ws=_websocket_protocol() if max_websocket_message_bytes else "none",
             ws_max_size=max_websocket_message_bytes or 1,
             ws_ping_interval=PING_S,
@@ -91,6 +106,38 @@ class HttpServer:
         if self._server is not None:
             self._server.should_exit = True
             await self._server.down.wait()
+
+
+def _http_protocol() -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, made to let go of peers that do not get their request out."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class PunctualHttp(HttpToolsProtocol):
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+            super().connection_made(transport)
+            self._expect_request()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._patience is None and (self.cycle is None or self.cycle.response_complete):
+                self._expect_request()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self._patience is not None:
+                self._patience.cancel()
+
+        def _expect_request(self) -> None:
+            self._patience = self.loop.call_later(REQUEST_S, self._look, self.cycle)
+
+        def _look(self, before: object) -> None:
+            self._patience = None
+            if self.cycle is before and self.transport.get_protocol() is self:  # it may have become a WebSocket
+                self.transport.abort()
+
+    return PunctualHttp
 
 
 def _websocket_protocol() -> type[asyncio.Protocol]:

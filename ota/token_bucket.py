@@ -38,6 +38,12 @@ class TokenBuckets:
         bucket.tokens -= 1
         return True
 
+    def owe(self, source: str, cost: float, *, now: float) -> float:
+        """Use ``cost`` tokens whether they are there or not; seconds until what is owed is paid back, 0 when nothing is."""
+        bucket = self._bucket(source, now)
+        bucket.tokens -= cost
+        return max(0.0, -bucket.tokens / self._rate_per_s)
+
     def empty(self, source: str, *, now: float) -> bool:
         """True when there is no token, without using one."""
         return self._bucket(source, now).tokens < 1

@@ -55,6 +55,13 @@ class Mqtt(Branch):
     max_packet_bytes: int = Field(131072, ge=65536)
     write_buffer_bytes: int = Field(131072, ge=16384, description="a device that reads slower than this fills is closed")
     max_connections: int = Field(10000, ge=1)
+    max_unauthenticated: int = Field(
+        1000, ge=1, description="connections that have not proved who they are; beyond, the one that has waited longest is closed"
+    )
+    max_unauthenticated_per_source: int = Field(300, ge=1, description="the same for one address")
+    ack_timeout_s: float = Field(
+        20, ge=0, description="a device that does not acknowledge what it was sent for so long is gone (Linux); 0: the system's patience"
+    )
 
 
 class Control(Branch):
@@ -118,6 +125,7 @@ class WebSocket(Branch):
     enabled: bool = Field(False, description="true: it is served, and offered as advertise.transport says")
     version: Literal[1, 2, 3] = Field(3, description="binary protocol that devices are told to use; all three are understood")
     hello_timeout_s: float = Field(10, gt=0, description="longest wait from the connection to a hello")
+    max_connections: int = Field(2000, ge=1, description="open at the same time; beyond, devices are told to come later")
 
 
 class Advertise(Branch):
@@ -201,10 +209,11 @@ class MetricsExport(Branch):
 class Limits(Branch):
     """How much one source may ask; every number may also come at once. 200 devices behind one router may start together."""
 
-    connections_per_minute: int = Field(3000, ge=1, description="new MQTT connections from one address")
-    failed_logins_per_minute: int = Field(600, ge=1, description="wrong MQTT credentials from one address; beyond, it is turned away")
+    connections_per_minute: int = Field(3000, ge=1, description="new MQTT and WebSocket connections from one address")
+    failed_logins_per_minute: int = Field(600, ge=1, description="wrong credentials from one address; beyond, it is turned away")
     turned_away_s: float = Field(60, ge=0, description="for how long connections are then refused")
-    device_connections_per_minute: int = Field(120, ge=1, description="MQTT connections of one device")
+    device_connections_per_minute: int = Field(120, ge=1, description="connections of one device")
+    device_messages_per_minute: int = Field(6000, ge=1, description="messages of one device; beyond, it is read more slowly")
     device_hellos_per_minute: int = Field(1200, ge=1, description="sessions that one device opens")
     ota_requests_per_minute: int = Field(3000, ge=1, description="OTA requests from one address")
     firmware_downloads: int = Field(64, ge=1, le=10_000, description="firmware and asset downloads at once; further ones wait")

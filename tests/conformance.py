@@ -135,10 +135,6 @@ SECTIONS: dict[str, dict[int, str]] = {
 WITHOUT_TEST = {
     87: "There is no vision endpoint yet: `initialize` names none, and the device answers that no address is set.",
     88: "Tools for administrators are never asked for (`withUserTools` is false), so nobody can call them (82).",
-    95: (
-        "By construction: every timer takes the event loop's monotonic clock, and the linter bans `time.time`, `time.monotonic` "
-        "and `time.sleep`; wall time is only told, and stands in time stamps."
-    ),
 }
 """Why a point has no test."""
 

@@ -10,6 +10,11 @@ class WebSocketStats:
     connections_open: int = 0
     connections_opened: int = 0
     unauthorised: int = 0
+    connections_limited: int = 0
+    """Refused because too many came from the address, or from the device, or wrong tokens did."""
+    connections_refused_full: int = 0
+    throttled: int = 0
+    """Times that a device was made to wait because it sent too much."""
     hello_timeouts: int = 0
     slow_readers: int = 0
     oversize: int = 0

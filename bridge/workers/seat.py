@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from bridge.workers.messages import (
 from bridge.workers.share import Share
 from bridge.workers.totals import gauge, join
 from mqtt_control.identity import DeviceIdentity
-from mqtt_control.messages import Hello, Inbound
+from mqtt_control.messages import Hello, Inbound, Outbound
 from ota.shared_activations import SharedActivations
 from ota.shared_devices import SharedDeviceStore
 from settings.model import SettingsTree
@@ -251,6 +251,9 @@ class Announcing:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self._registry.device_message(identity, message)
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        self._registry.messages_missed(identity, messages)
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self._registry.device_disconnected(identity)

@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bridge.scope import task_scope
 from mqtt_control.codec import Connack, Connect, Pingreq, Pingresp, encode
 from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity, parse_client_id
-from mqtt_control.messages import Inbound
+from mqtt_control.messages import Inbound, Outbound
 from settings.model import Mqtt
 from tests.bridge.certificates import write_certificate
 from tests.bridge.running_bridge import running_bridge
@@ -108,6 +109,8 @@ class Deaf:
     def device_connected(self, identity: DeviceIdentity, peer_ip: str) -> None: ...
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None: ...
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None: ...
 
     def device_disconnected(self, identity: DeviceIdentity) -> None: ...
 

@@ -90,6 +90,41 @@ def test_one_device_cannot_keep_the_server_busy() -> None:
     assert (made.stats.device_connections_refused, made.stats.hellos_refused) == (2, 1)
 
 
+def test_a_device_that_sends_too_much_has_to_wait() -> None:
+    made, clock = gate(device_messages_per_minute=60)
+    assert made.pace("a", HOME, 60) == 0
+    assert made.pace("a", HOME, 30) == 30
+    assert made.pace("b", HOME, 1) == 0
+    clock.now += 30
+    assert made.pace("a", HOME, 0) == 0
+    assert made.pace("a", HOME, 1) == 1
+
+
+def test_a_conversation_never_meets_the_limit_of_messages() -> None:
+    """A device with packets of 20 ms over a WebSocket, for an hour."""
+    made, clock = gate()
+    for _ in range(3600 * 50):
+        clock.now += 0.02
+        assert made.pace("a", HOME, 1) == 0
+
+
+def test_how_long_an_address_is_turned_away() -> None:
+    made, clock = gate(failed_logins_per_minute=1, turned_away_s=30, exempt=("198.51.100.0/24",))
+    for address in (HOME, "198.51.100.1"):
+        made.login_failed(address)
+        made.login_failed(address)
+    assert made.turned_away_s(HOME) == 30
+    assert made.turned_away_s("198.51.100.1") == 0
+    assert made.turned_away_s("192.0.2.8") == 0
+    clock.now += 31
+    assert made.turned_away_s(HOME) == 0
+
+
+def test_sources_of_the_lobby() -> None:
+    made, _ = gate(exempt=("192.0.2.0/24",))
+    assert [made.source(address) for address in (HOME, "198.51.100.1", "2001:db8::7")] == ["", "198.51.100.1", "2001:db8::/64"]
+
+
 def test_an_ipv6_household_is_one_source() -> None:
     made, _ = gate(connections_per_minute=2)
     assert [made.admits(f"2001:db8::{number}") for number in range(3)] == [True, True, False]

@@ -12,8 +12,9 @@ from bridge.device import State, is_message
 from bridge.scope import task_scope
 from settings.model import Session
 from tests.e2e.pitch import EchoLlm, PitchTts
-from tests.e2e.raw_device import raw_device
+from tests.e2e.raw_device import RawDevice, raw_device
 from tests.e2e.running import Cast, running, sung
+from tests.mqtt_control.half_open import needs_socket_filters, vanish
 
 SESSIONS = "xiaozhi_bridge_sessions"
 AUDIO_OPEN = "xiaozhi_udp_channels_open"
@@ -161,3 +162,92 @@ async def test_check_093_shutdown_says_goodbye_to_all_before_it_closes(tmp_path:
             assert events[-1] == {"type": "goodbye", "session_id": raw.session.session_id}
             starts, stops = raw.all("tts", state="start"), raw.all("tts", state="stop")
             assert len(starts) == len(stops)
+
+
+# -- half-open connections -------------------------------------------------------------------------------------------------
+def _network_gone(device: RawDevice) -> None:
+    """What the server sends over MQTT is acknowledged by nobody any more. UDP goes on."""
+    assert device.writer is not None
+    vanish(device.writer.get_extra_info("socket"))
+
+
+def _in_place_of(newest: RawDevice, old: RawDevice) -> None:
+    newest.grant, newest.sequence, newest.socket = old.grant, old.sequence, old.socket
+
+
+@needs_socket_filters
+@pytest.mark.parametrize("noticed", ["by the device", "by the server"])
+async def test_check_043_start_of_an_answer_that_went_into_a_half_open_connection(tmp_path: Path, noticed: str) -> None:
+    """Nobody has acknowledged `tts start`: the device listens still, so it is hung up when it is back."""
+    timeout_s = 1.0 if noticed == "by the server" else 20.0
+    async with running(tmp_path, settings={"mqtt.ack_timeout_s": timeout_s}) as server, raw_device(server) as old:
+        await old.hello()
+        assert await old.answer(old.sing(500)) == ["You sang 500."]
+        _network_gone(old)
+        before = old.events.mark()
+        old.sing(600)
+        await old.packets_until(len(old.packets) + 1)  # it is being answered
+        if noticed == "by the server":
+            await server.settled("xiaozhi_bridge_devices_connected", 0)
+        async with raw_device(server) as newest:
+            _in_place_of(newest, old)
+            assert (await newest.wait("goodbye")).message["session_id"] == old.session.session_id
+            await server.settled(SESSIONS, 0)
+            assert old.all("tts", since=before) == []
+            await newest.hello()
+            assert await newest.answer(newest.sing(700)) == ["You sang 700."]
+        assert (await server.metrics())["xiaozhi_mqtt_messages_missed"] >= 1
+
+
+@needs_socket_filters
+async def test_check_043_end_of_an_answer_that_went_into_a_half_open_connection(tmp_path: Path) -> None:
+    """`tts start` was heard, `tts stop` not: it comes again, and the conversation goes on."""
+    async with running(tmp_path, Cast(tts=PitchTts(seconds=0.6))) as server, raw_device(server) as old:
+        await old.hello()
+        before = old.sing(500)
+        await old.wait("tts", since=before, state="sentence_start")
+        _network_gone(old)
+        await asyncio.sleep(2)  # the answer is over, as far as the server knows
+        assert old.all("tts", since=before, state="stop") == []
+        async with raw_device(server) as newest:
+            _in_place_of(newest, old)
+            assert (await newest.wait("tts", state="stop")).message["session_id"] == old.session.session_id
+            assert await newest.answer(newest.sing(700)) == ["You sang 700."]
+            assert newest.all("goodbye") == []
+            assert (await server.metrics())[SESSIONS] == 1
+
+
+@needs_socket_filters
+async def test_check_040_goodbye_that_went_into_a_half_open_connection(tmp_path: Path) -> None:
+    """The device believes in a session that is over; it is told when it is back, though it says nothing."""
+    async with running(tmp_path, beyond={"session.idle_timeout_s": 0.5}) as server, raw_device(server) as old:
+        await old.hello()
+        _network_gone(old)
+        await server.settled(SESSIONS, 0)
+        async with raw_device(server) as newest:
+            assert (await newest.wait("goodbye")).message["session_id"] == old.session.session_id
+        async with raw_device(server) as again:
+            await again.hello()
+            assert [event.message["type"] for event in again.events] == ["hello"]
+
+
+async def test_check_023_two_hundred_connections_of_one_device_in_a_session(tmp_path: Path) -> None:
+    """Its session goes on with the last of them; nothing is left of the others."""
+    limits = {"limits.device_connections_per_minute": 1000}
+    async with running(tmp_path, settings=limits) as server, raw_device(server) as first, contextlib.AsyncExitStack() as stack:
+        await first.hello()
+        assert await first.answer(first.sing(500)) == ["You sang 500."]
+        tasks = len(asyncio.all_tasks())
+        for _ in range(200):
+            assert first.writer is not None
+            stack.callback(first.writer.close)
+            await first.connect()
+        async with raw_device(server) as newest:
+            _in_place_of(newest, first)
+            await server.settled("xiaozhi_mqtt_connections", 1)
+            assert (await server.metrics())["xiaozhi_mqtt_takeovers"] >= 199
+            assert await newest.answer(newest.sing(700)) == ["You sang 700."]
+            assert newest.all("goodbye") == []
+            metrics = await server.metrics()
+            assert metrics[SESSIONS] == metrics[AUDIO_OPEN] == metrics["xiaozhi_mqtt_devices"] == 1
+        assert len(asyncio.all_tasks()) <= tasks + 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from mqtt_control.broker import Broker, BrokerTlsError
 from mqtt_control.credentials import mint_for_broker
 from mqtt_control.identity import DeviceIdentity
-from mqtt_control.messages import Abort, Goodbye, Hello, Inbound, Listen, McpOut, Stt, TtsStop
+from mqtt_control.messages import Abort, Goodbye, Hello, Inbound, Listen, McpOut, Outbound, Stt, TtsStop
 from settings.model import Broker as BrokerOptions
 from settings.model import BrokerTls
 from tests.mosquitto import BRIDGE, HOME, Mosquitto, free_port, needs_mosquitto
@@ -51,6 +51,9 @@ class Recorder:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self.heard.append(("message", identity, message))
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        raise AssertionError("nobody knows what a broker's devices have missed")
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self.heard.append(("disconnected", identity))

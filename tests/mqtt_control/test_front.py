@@ -10,7 +10,7 @@ import inspect
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from mqtt_control.codec import Connack, Connect, Decoder, Packet, Pingresp, Puba
 from mqtt_control.credentials import Credentials, mint, verify
 from mqtt_control.front import Front, _ip_of
 from mqtt_control.identity import DeviceIdentity, IdentityError, parse_client_id
-from mqtt_control.messages import Abort, Goodbye, Hello, Inbound, Listen, McpOut, Stt, TtsStop
+from mqtt_control.messages import Abort, Goodbye, Hello, Inbound, Listen, McpOut, Outbound, Stt, TtsStop
 from settings.model import Mqtt
 
 SECRET = b"front-test"
@@ -61,6 +61,9 @@ class Recorder:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self._note("message", identity, message)
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        self._note("missed", identity, list(messages))
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self._note("disconnected", identity)
@@ -402,7 +405,10 @@ async def test_a_client_that_does_not_read_is_closed() -> None:
                 assert sent_bytes < 4_000_000
                 await asyncio.sleep(0)
             assert not front.connected(ALICE.device_id)
-            assert (await listener.until(3))[2] == ("disconnected", ALICE)
+            heard = await listener.until(4)
+            assert heard[2][:2] == ("missed", ALICE)
+            assert set(map(type, heard[2][2])) == {McpOut}
+            assert heard[3] == ("disconnected", ALICE)
         assert front.stats.slow_readers == 1
         assert await bob.quiet()
 
@@ -623,6 +629,8 @@ async def test_tls_beside_plain(tmp_path: Path) -> None:
     server, client_side = self_signed(tmp_path)
     async with running_front() as (front, listener, plain_port):
         tls_port = await front.start(host="127.0.0.1", port=0, ssl=server)
+        with pytest.raises(OSError, match="in use"):
+            await front.start(host="127.0.0.1", port=tls_port, ssl=server)
         async with device(tls_port, ssl=client_side, server_hostname="localhost") as alice, connected_device(plain_port, BOB) as bob:
             alice.send(connect_of(ALICE) + publish(HELLO))
             assert await alice.packet() == Connack(0)
@@ -676,6 +684,12 @@ class Narrow:
 
     def login_failed(self, peer_ip: str) -> None:
         self.failed += 1
+
+    def source(self, peer_ip: str) -> str:
+        return ""
+
+    def pace(self, device_id: str, peer_ip: str, cost: float) -> float:
+        return 0.0
 
 
 async def test_the_gate_decides_before_anything_is_read() -> None:

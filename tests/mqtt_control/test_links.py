@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mqtt_control.identity import DeviceIdentity
@@ -22,6 +23,9 @@ class Recorder:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self.heard.append(("message", identity.device_id, message))
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None:
+        self.heard.append(("missed", identity.device_id, list(messages)))
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self.heard.append(("disconnected", identity.device_id))
@@ -105,3 +109,13 @@ def test_a_device_that_moves_is_one_device_all_the_time() -> None:
     assert (links.moves, front.told_to_go) == (3, [ALICE.device_id]), "anew on its own link: that link's own business"
     front.leave(ALICE)
     assert [one[0] for one in recorder.heard] == ["connected"] * 5 + ["disconnected"]
+
+
+def test_what_was_missed_on_the_link_that_a_device_has_left_is_no_news() -> None:
+    links, recorder, front, broker = setup()
+    front.enter(ALICE, "192.0.2.1")
+    front.route.messages_missed(ALICE, [STOP])
+    broker.enter(ALICE)
+    front.route.messages_missed(ALICE, [STOP])
+    assert [one for one in recorder.heard if one[0] == "missed"] == [("missed", ALICE.device_id, [STOP])]
+    assert links.moves == 1

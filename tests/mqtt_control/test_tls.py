@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import uvloop
 from mqtt_control.codec import Connack, Connect, Decoder, Packet, Pingreq, Pingresp, Publish, encode
 from mqtt_control.front import Front
 from mqtt_control.identity import DeviceIdentity, parse_client_id
-from mqtt_control.messages import Inbound, Mcp, Stt
+from mqtt_control.messages import Inbound, Mcp, Outbound, Stt
 from settings.model import Mqtt
 from tests.bridge.certificates import write_certificate
 
@@ -35,6 +35,8 @@ class Recorder:
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         self.messages.append(message)
+
+    def messages_missed(self, identity: DeviceIdentity, messages: Sequence[Outbound]) -> None: ...
 
     def device_disconnected(self, identity: DeviceIdentity) -> None:
         self.disconnected.set()

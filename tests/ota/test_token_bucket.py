@@ -16,6 +16,16 @@ def test_burst_then_rate() -> None:
     assert [buckets.take("a", now=1000) for _ in range(4)] == [True, True, True, False]
 
 
+def test_what_is_owed_is_paid_back_by_waiting() -> None:
+    buckets = TokenBuckets(rate_per_s=2, burst=3)
+    assert [buckets.owe("a", 1, now=0) for _ in range(3)] == [0, 0, 0]
+    assert buckets.owe("a", 5, now=0) == 2.5
+    assert not buckets.take("a", now=2.5)
+    assert buckets.owe("b", 1, now=0) == 0
+    assert buckets.owe("a", 1, now=10) == 0
+    assert buckets.refused == 1
+
+
 def test_sources_are_apart_and_bounded() -> None:
     buckets = TokenBuckets(rate_per_s=0, burst=1, max_sources=2)
     assert buckets.take("a", now=0)

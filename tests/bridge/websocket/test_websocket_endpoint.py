@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -14,6 +15,7 @@ import pytest
 import uvloop
 from starlette.applications import Starlette
 
+from bridge.limits import Gate
 from bridge.scope import task_scope
 from bridge.transport import Transport
 from bridge.websocket.endpoint import PATH, WebSocketEndpoint
@@ -22,6 +24,8 @@ from mqtt_control.identity import DeviceIdentity
 from mqtt_control.messages import Hello, Inbound, McpOut, Stt
 from ota import server as ota_server
 from ota.server import HttpServer
+from settings.model import Limits
+from tests.mqtt_control.half_open import needs_socket_filters, reappear, vanish
 
 ALICE = DeviceIdentity("02:00:00:00:00:0a", "a1")
 HELLO = b'{"type":"hello","version":3,"transport":"websocket"}'
@@ -47,12 +51,19 @@ class Recorder:
 
 
 @asynccontextmanager
-async def endpoint(recorder: Recorder) -> AsyncGenerator[tuple[WebSocketEndpoint, int]]:
-    served = WebSocketEndpoint(authenticate=lambda _identity, token: token == "right", listener=recorder)
+async def endpoint(
+    recorder: Recorder, *, limits: Limits | None = None, max_connections: int = 100
+) -> AsyncGenerator[tuple[WebSocketEndpoint, int]]:
+    served = WebSocketEndpoint(
+        authenticate=lambda _identity, token: token == "right",
+        listener=recorder,
+        gate=Gate(limits or Limits(), now=asyncio.get_running_loop().time),
+        max_connections=max_connections,
+    )
     async with task_scope() as tasks:
         http = HttpServer(tasks)
         app = Starlette(routes=served.routes())
-        port = await http.start(app, "127.0.0.1", 0, max_websocket_message_bytes=MAX_MESSAGE_BYTES)
+        port = await http.start(app, "127.0.0.1", 0, max_websocket_message_bytes=MAX_MESSAGE_BYTES, ack_timeout_s=1)
         try:
             yield served, port
         finally:
@@ -71,15 +82,39 @@ async def open_socket(port: int, *, receive_buffer_bytes: int = 0) -> tuple[asyn
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
     sock.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
-    key = base64.b64encode(os.urandom(16)).decode()
-    writer.write(
-        f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nAuthorization: Bearer right\r\nDevice-Id: {ALICE.device_id}\r\n"
-        f"Client-Id: {ALICE.client_id}\r\nProtocol-Version: 3\r\n\r\n".encode()
-    )
+    writer.write(upgrade())
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     return reader, writer
+
+
+def upgrade(bearer: str = "right") -> bytes:
+    key = base64.b64encode(os.urandom(16)).decode()
+    return (
+        f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nAuthorization: Bearer {bearer}\r\nDevice-Id: {ALICE.device_id}\r\n"
+        f"Client-Id: {ALICE.client_id}\r\nProtocol-Version: 3\r\n\r\n".encode()
+    )
+
+
+async def asked(port: int, *, bearer: str = "right", source: str = "127.0.0.1") -> tuple[int, dict[str, str], asyncio.StreamWriter]:
+    """Status and headers of the answer to an upgrade that comes from this address."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    writer.write(upgrade(bearer))
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return int(first.split()[1]), headers, writer
+
+
+async def statuses(port: int, count: int, **options: str) -> list[int]:
+    """Of so many upgrades, each closed again at once."""
+    found = []
+    for _ in range(count):
+        status, headers, writer = await asked(port, **options)
+        assert status in {101, 401} or int(headers["retry-after"]) >= 1
+        found.append(status)
+        writer.close()
+    return found
 
 
 async def keep_writing(writer: asyncio.StreamWriter) -> None:
@@ -170,3 +205,105 @@ async def test_what_cannot_be_sent_is_counted() -> None:
         assert served.stats.unsendable_messages == 1
         writer.close()
         await recorder.closed.wait()
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------------
+async def test_wrong_tokens_shut_an_address_out_and_no_other() -> None:
+    async with asyncio.timeout(30), endpoint(Recorder(), limits=Limits(failed_logins_per_minute=3, turned_away_s=60)) as (served, port):
+        assert await statuses(port, 6, bearer="wrong") == [401] * 4 + [403] * 2
+        status, headers, writer = await asked(port)
+        assert (status, 50 < int(headers["retry-after"]) <= 60) == (403, True)
+        writer.close()
+        assert await statuses(port, 1, source="127.0.0.2") == [101]
+        assert (served.stats.unauthorised, served.stats.connections_limited) == (4, 3)
+
+
+async def test_connections_of_one_address_and_of_one_device_are_limited() -> None:
+    async with asyncio.timeout(30), endpoint(Recorder(), limits=Limits(connections_per_minute=3)) as (served, port):
+        assert await statuses(port, 5) == [101] * 3 + [429] * 2
+        assert await statuses(port, 1, source="127.0.0.2") == [101]
+        assert served.stats.connections_limited == 2
+    async with asyncio.timeout(30), endpoint(Recorder(), limits=Limits(device_connections_per_minute=3)) as (served, port):
+        assert await statuses(port, 4) == [101] * 3 + [429]
+        assert await statuses(port, 1, source="127.0.0.2") == [429]
+
+
+async def test_connections_are_bounded_in_all() -> None:
+    recorder = Recorder(lambda via: via.send(Stt(session_id="s", text="here")))
+    async with asyncio.timeout(30), endpoint(recorder, max_connections=1) as (served, port):
+        reader, writer = await open_socket(port)
+        writer.write(frame(HELLO))
+        await reader.readexactly(4)
+        assert await statuses(port, 3, source="127.0.0.2") == [503] * 3
+        assert served.stats.connections_refused_full == 3
+        writer.close()
+        await recorder.closed.wait()
+        while served.stats.connections_open:
+            await asyncio.sleep(0.01)
+        assert await statuses(port, 1) == [101]
+
+
+async def test_exempt_addresses_have_no_limit() -> None:
+    limits = Limits(failed_logins_per_minute=1, connections_per_minute=1, device_connections_per_minute=1, exempt=("127.0.0.2/32",))
+    async with asyncio.timeout(30), endpoint(Recorder(), limits=limits) as (_, port):
+        assert await statuses(port, 4, bearer="wrong", source="127.0.0.2") == [401] * 4
+        assert await statuses(port, 4, source="127.0.0.2") == [101] * 4
+        assert await statuses(port, 2) == [101, 429]
+
+
+async def test_a_device_that_sends_without_end_is_read_slowly() -> None:
+    recorder = Recorder()
+    async with asyncio.timeout(30), endpoint(recorder, limits=Limits(device_messages_per_minute=1200)) as (served, port):
+        _, writer = await open_socket(port)
+        writer.write(frame(HELLO) + frame(b'{"type":"abort"}') * 1219)
+        while len(recorder.messages) < 1220:
+            await asyncio.sleep(0.01)
+        assert served.stats.throttled >= 10
+        writer.close()
+        await recorder.closed.wait()
+
+
+async def test_who_does_not_get_a_request_out_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand connections that say nothing, or never end their headers; a device beside them, and after them."""
+    monkeypatch.setattr(ota_server, "REQUEST_S", 3.0)
+    recorder = Recorder(lambda via: via.send(Stt(session_id="s", text="here")))
+    async with asyncio.timeout(60), endpoint(recorder) as (served, port):
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(1000)]
+        for _, writer in slow[::2]:
+            writer.write(b"GET /xiaozhi/v1/ HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        reader, writer = await open_socket(port)
+        writer.write(frame(HELLO))
+        await reader.readexactly(4)
+        for slow_reader, slow_writer in slow:
+            with contextlib.suppress(ConnectionError):
+                assert await slow_reader.read() == b""
+            slow_writer.close()
+        assert served.stats.connections_open == 1  # the device's own is no request that takes too long
+        writer.close()
+        await recorder.closed.wait()
+
+
+@needs_socket_filters
+async def test_a_device_whose_network_is_gone_is_found_by_what_it_does_not_acknowledge() -> None:
+    vias: list[Transport] = []
+    recorder = Recorder(vias.append)
+    async with asyncio.timeout(30), endpoint(recorder) as (served, port):
+        reader, writer = await open_socket(port)
+        writer.write(frame(HELLO))
+        while not vias:
+            await asyncio.sleep(0.01)
+        sock = writer.get_extra_info("socket")
+        vanish(sock)
+        assert vias[0].send(Stt(session_id="s", text="here"))
+        await recorder.closed.wait()
+        reappear(sock)
+        writer.close()
+        del reader
+        assert served.stats.hello_timeouts == 0
+
+
+def test_the_limits_on_uvloop() -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_wrong_tokens_shut_an_address_out_and_no_other())
+        runner.run(test_connections_are_bounded_in_all())
+        runner.run(test_a_device_whose_network_is_gone_is_found_by_what_it_does_not_acknowledge())
