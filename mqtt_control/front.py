@@ -135,20 +135,17 @@ class Front:
     async def start(self, *, host: str, port: int, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
-        May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
-        when the address cannot be had. With `reuse_port` other processes may listen there too (SO_REUSEPORT). Cancellation
-        leaves nothing listening that was not before.
+        May be called again for another port. ``::`` serves IPv4 as well. When a name stands for several addresses, give a
+        port. Raises ``OSError`` when the address cannot be had. With `reuse_port` other processes may listen there too
+        (SO_REUSEPORT). Cancellation leaves nothing listening that was not before.
         """
         loop = asyncio.get_running_loop()
         handshake_s = self.options.connect_timeout_s if ssl else None
+        where: dict[str, Any] = {"host": host or None, "port": port, "reuse_port": reuse_port or None}
+        if host == "::" and socket.has_dualstack_ipv6():  # asyncio would keep IPv4 devices out
+            where = {"sock": _dual_stack(port, reuse_port=reuse_port)}
         server = await loop.create_server(
-            lambda: _Peer(self, loop),
-            host or None,
-            port,
-            ssl=ssl,
-            backlog=LISTEN_BACKLOG,
-            reuse_port=reuse_port or None,
-            ssl_handshake_timeout=handshake_s,
+            lambda: _Peer(self, loop), **where, ssl=ssl, backlog=LISTEN_BACKLOG, ssl_handshake_timeout=handshake_s
         )
         self._servers.append(server)
         for listening in server.sockets:
@@ -461,6 +458,10 @@ class _Peer(asyncio.Protocol):
         self._perform(self._connection.handle_timer(self._loop.time()))
         if not self._ended:
             self._arm()
+
+
+def _dual_stack(port: int, *, reuse_port: bool) -> socket.socket:
+    return socket.create_server(("::", port), family=socket.AF_INET6, backlog=LISTEN_BACKLOG, reuse_port=reuse_port, dualstack_ipv6=True)
 
 
 def _ip_of(peername: object) -> str:

@@ -136,7 +136,12 @@ class _Fleet:
 
     async def ask(self, request: Request) -> Response:
         self._limit(request)
-        return await (self._leave(request) if request.method == "DELETE" else self._check_version(request))
+        if request.method == "DELETE":
+            return await self._leave(request)
+        # the firmware puts /activate at the end of the whole address, behind its query if it has one
+        if request.method == "POST" and request.url.query.endswith("/activate"):
+            return await self._activate(request)
+        return await self._check_version(request)
 
     async def _leave(self, request: Request) -> Response:
         """The device that holds these credentials is forgotten: it could do all else with them anyway. HTTP 401 for others."""
@@ -187,6 +192,9 @@ class _Fleet:
 
     async def activate(self, request: Request) -> Response:
         self._limit(request)
+        return await self._activate(request)
+
+    async def _activate(self, request: Request) -> Response:
         identity = read_identity(request)
         body = await read_object(request)
         payload = body.get("Payload")

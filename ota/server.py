@@ -120,7 +120,8 @@ def _websocket_protocol() -> type[asyncio.Protocol]:
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
+        dual = host == "::" and socket.has_dualstack_ipv6()  # serves IPv4 devices too, as the UDP port does
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port, dualstack_ipv6=dual)
     except OSError as error:
         raise ListenError(error.errno, _sentence(host, port, error)) from error
 

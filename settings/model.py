@@ -33,7 +33,7 @@ class Branch(BaseModel):
 class Http(Branch):
     """OTA hand-off, health, metrics."""
 
-    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - devices on the LAN must reach it
+    host: str = Field("0.0.0.0", description="address to listen on; :: is all, IPv6 and IPv4")  # noqa: S104 - devices on the LAN must reach it
     port: Port = Field(8003, ge=0, le=65535, description="0: any free one")
 
 

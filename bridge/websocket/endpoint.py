@@ -23,7 +23,7 @@ from bridge.transport import TransportListener
 from bridge.websocket.connection import POLICY_VIOLATION, Connection
 from bridge.websocket.framing import FrameVersion, is_frame_version
 from bridge.websocket.stats import WebSocketStats
-from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
+from mqtt_control.identity import NO_CLIENT_ID, DeviceIdentity, IdentityError, parse_mac
 from mqtt_control.messages import Hello, MessageError, parse
 from ota.token_bucket import TokenBuckets, source_of
 
@@ -82,7 +82,7 @@ class WebSocketEndpoint:
         """The device that the headers prove. The same work is done whoever asks."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
-            identity = DeviceIdentity(parse_mac(request.headers.get("device-id", "")), request.headers.get("client-id", ""))
+            identity = DeviceIdentity(parse_mac(request.headers.get("device-id", "")), request.headers.get("client-id", NO_CLIENT_ID))
         except IdentityError:
             identity = None
         if identity is not None and scheme.lower() == "bearer" and self._authenticate(identity, token.strip()):

@@ -492,6 +492,18 @@ async def test_sending_to_nobody_is_false() -> None:
         front.disconnect(ALICE.device_id)
 
 
+async def test_check_097_dual_stack_socket_serves_ipv4() -> None:
+    async with running_front() as (front, listener, _):
+        try:
+            port = await front.start(host="::", port=0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        async with device(port) as client:
+            client.send(connect_of(ALICE))
+            assert await client.packet() == Connack(0)
+            assert listener.heard == [("connected", ALICE, "127.0.0.1")]
+
+
 async def test_check_097_mapped_addresses_are_ipv4() -> None:
     assert _ip_of(("::ffff:192.0.2.7", 1, 0, 0)) == "192.0.2.7"
     assert _ip_of(("fe80::1%eth0", 1, 0, 2)) == "fe80::1"

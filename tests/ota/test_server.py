@@ -46,6 +46,18 @@ async def test_serves_and_stops_without_touching_signals() -> None:
             await http.get(f"http://127.0.0.1:{port}/")
 
 
+async def test_check_097_dual_stack_socket_serves_ipv4() -> None:
+    async with asyncio.TaskGroup() as group, httpx.AsyncClient() as http:
+        server = HttpServer(group)
+        try:
+            port = await server.start(APP, "::", 0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        assert (await http.get(f"http://127.0.0.1:{port}/")).text == "hello"
+        assert (await http.get(f"http://[::1]:{port}/")).text == "hello"
+        await server.aclose()
+
+
 async def test_answer_under_way_is_finished() -> None:
     async with asyncio.TaskGroup() as group, httpx.AsyncClient() as http:
         server = HttpServer(group)
