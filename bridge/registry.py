@@ -146,9 +146,10 @@ class Registry:
             return
         device.connected = False
         device.mcp.disconnected()
-        log.info("device disconnected", device=identity.device_id, in_session=device.session is not None)
-        if device.session is not None:
-            device.grace = asyncio.get_running_loop().call_later(self._services.settings.session.grace_s, self._grace_over, device)
+        if device.session is not None:  # the link has told that it is gone, and why
+            grace_s = self._services.settings.session.grace_s
+            log.info("the session waits for its device", device=identity.device_id, session=device.session.session_id[:8], for_s=grace_s)
+            device.grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over, device)
 
     def device_moved(self, device_id: str) -> None:
         """The device has connected to another process: its session here ends, without a word to the device."""
@@ -200,7 +201,7 @@ class Registry:
             return  # announces things: no sign of a device that believes itself in a session
         # The device believes in a session that is gone: a goodbye with that id resets it.
         self.stale_messages += 1
-        log.info("message of an unknown session", device=device.identity.device_id)
+        log.info("message of an unknown session", device=device.identity.device_id, type=type(message).__name__.lower())
         via.send(Goodbye(session_id=message.session_id))
 
     def revoke(self, device_id: str) -> None:

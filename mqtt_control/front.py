@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
-from mqtt_control.identity import DeviceIdentity
+from mqtt_control.identity import SEPARATOR, DeviceIdentity
 from mqtt_control.link import LinkListener
 from mqtt_control.log_budget import LogBudget
 from mqtt_control.messages import MessageError, Outbound, dump, parse, sanitise
@@ -98,6 +98,13 @@ class FrontStats:
     slow_readers: int = 0
     listener_errors: int = 0
 
+
+_WHY_REFUSED: Final = {
+    ReturnCode.SERVER_UNAVAILABLE: "the device connects too often, or credentials cannot be judged now",
+    ReturnCode.BAD_USERNAME_OR_PASSWORD: "user name or password is missing",
+    ReturnCode.NOT_AUTHORIZED: "not the credentials of a device known here; a restarted device fetches its own",
+}
+"""For the log. The CONNACK tells no more than its number, so that nobody learns which devices there are."""
 
 _COUNTERS: Final[dict[CloseReason, str]] = {
     CloseReason.DISCONNECT: "client_disconnects",
@@ -253,7 +260,6 @@ class Front:
         if older is not None:
             self.stats.takeovers += 1
             older.shut()
-        log.info("device connected", device=identity.device_id, peer_ip=peer.ip, took_over=older is not None)
         self._tell(self._listener.device_connected, identity, peer.ip)
 
     def received(self, peer: _Peer, identity: DeviceIdentity, payload: bytes) -> None:
@@ -273,31 +279,30 @@ class Front:
         """A connection has ended by the protocol's rules."""
         counter = _COUNTERS[event.reason]
         setattr(self.stats, counter, getattr(self.stats, counter) + 1)
-        if peer.identity is not None:
-            log.info("device connection ends", device=peer.identity.device_id, reason=str(event.reason), detail=event.detail)
-        elif self._refusal_log.allows(peer.now()):
+        if peer.identity is None and self._refusal_log.allows(peer.now()):
             log.warning(
                 "connection refused",
                 peer_ip=peer.ip,
-                client_id=sanitise(client_id, 80),
+                client_id=sanitise(client_id.rpartition(SEPARATOR)[0] or client_id, 80),  # the last part is half a secret
                 reason=str(event.reason),
                 detail=event.detail,
                 unlogged_before=self._refusal_log.take_suppressed(),
             )
-        self.left(peer)
+        self.left(peer, event.reason, event.detail)
 
-    def left(self, peer: _Peer) -> None:
+    def left(self, peer: _Peer, reason: CloseReason, detail: str = "") -> None:
         """The peer speaks for its device no longer; the listener hears of it unless a newer connection has taken over."""
         identity = peer.identity
         if identity is None or self._devices.get(identity.device_id) is not peer:
             return
         del self._devices[identity.device_id]
         self.stats.devices = len(self._devices)
+        log.info("device disconnected", device=identity.device_id, reason=str(reason), **({"detail": detail} if detail else {}))
         self._tell(self._listener.device_disconnected, identity)
 
-    def lost(self, peer: _Peer) -> None:
+    def lost(self, peer: _Peer, reason: CloseReason) -> None:
         """The transport is gone."""
-        self.left(peer)
+        self.left(peer, reason)
         self._peers.discard(peer)
         self.stats.connections = len(self._peers)
         if self._closing and not self._peers:
@@ -381,10 +386,11 @@ class _Peer(asyncio.Protocol):
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        reason = CloseReason.LOCAL if self._ended else CloseReason.LOST
         self._ended = True
         self._connection.close()
         self._disarm()
-        self._front.lost(self)
+        self._front.lost(self, reason)
 
     # -- for the front -------------------------------------------------------------------------------------------------
     def push(self, payload: bytes) -> bool:
@@ -429,7 +435,7 @@ class _Peer(asyncio.Protocol):
     def _judge(self, request: ConnectRequested) -> list[Event]:
         verdict = self._front.judge(request, self)
         if isinstance(verdict, ReturnCode):
-            return self._connection.refuse(verdict)
+            return self._connection.refuse(verdict, _WHY_REFUSED[verdict])
         self.identity = verdict
         self._topic = downlink_topic(verdict).encode()
         events = self._connection.accept()

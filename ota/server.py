@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mqtt_control.log_budget import LogBudget
 
 SHUTDOWN_S = 5
 MAX_CONNECTIONS = 4096
@@ -17,10 +20,26 @@ PING_S = 20.0
 WEBSOCKET_BUFFER_BYTES = 32 * 1024
 """Unread by the device, in the kernel and here each: eight seconds of speech."""
 WEBSOCKET_CLOSE_S = 2.0
+LOGGED_COMPLAINTS_PER_MINUTE = 30
 
 
 class ListenError(OSError):
     """The address cannot be listened on. ``errno`` is the system's, ``strerror`` a sentence that says what to do."""
+
+
+class _Sparing(logging.Filter):
+    """Of uvicorn's complaints about what strangers send, so many a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._budget = LogBudget(LOGGED_COMPLAINTS_PER_MINUTE)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError:
+            return True
+        return record.levelno > logging.WARNING or self._budget.allows(now)
 
 
 class _Server(uvicorn.Server):
@@ -47,6 +66,9 @@ class _Server(uvicorn.Server):
             self.down.set()
 
 
+_SPARING = _Sparing()
+
+
 class HttpServer:
     """One application on one address. The task runs in ``group``, so a crash of the server ends the group."""
 
@@ -65,6 +87,7 @@ class HttpServer:
         if self._server is not None:
             raise RuntimeError("the server has been started")
         listener = _listen(host, port, reuse_port=reuse_port)
+        logging.getLogger("uvicorn.error").addFilter(_SPARING)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -111,6 +134,14 @@ def _websocket_protocol() -> type[asyncio.Protocol]:
 
         async def run_asgi(self) -> None:
             """After the application has ended, a close that cannot be flushed must not keep the socket."""
+            application = self.app
+
+            async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+                await application(scope, receive, send)
+                if self.close_sent:
+                    self.handshake_complete = True  # a refusal is an answer, too; uvicorn would log an error of ours
+
+            self.app = answered
             await super().run_asgi()
             self.loop.call_later(WEBSOCKET_CLOSE_S, self.transport.abort)
 
