@@ -39,6 +39,7 @@ from mqtt_control.messages import (
     McpOut,
     Outbound,
 )
+from settings.model import Audio
 from udp_audio.server import AudioServer
 
 log = structlog.get_logger(__name__)
@@ -238,11 +239,13 @@ class Registry:
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
         opened = via.open_audio(hello, frame_ms=uplink_frame_ms)
+        audio = _downlink_format(self._services.settings.audio, uplink_frame_ms)
         session = device.session = Session(
             session_id=secrets.token_hex(16),
             device_id=device.identity.device_id,
             channel=opened.link,
             uplink_frame_ms=uplink_frame_ms,
+            audio=audio,
             server_aec=hello.features.aec,
             toolbox=self._toolbox(device, things),
             things=things,
@@ -255,7 +258,6 @@ class Registry:
         )
         device.ledger.open(session.line)
         device.via, device.connected = via, True
-        audio = self._services.settings.audio
         via.send(
             HelloReply(
                 session_id=session.session_id,
@@ -343,6 +345,14 @@ class Registry:
         self._closing = True
         for session in self.sessions:
             session.end(reason, goodbye=True)
+
+
+def _downlink_format(audio: Audio, announced_ms: int) -> Audio:
+    """The format of the answers: never longer frames than the client sends.
+
+    Firmware decodes what the reply announces; py-xiaozhi does not read that, and has room for one frame of its own length.
+    """
+    return audio if audio.frame_ms <= announced_ms else audio.model_copy(update={"frame_ms": announced_ms})
 
 
 def _over_websocket(device: Device) -> bool:
