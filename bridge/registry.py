@@ -152,11 +152,25 @@ class Registry:
             log.info("the session waits for its device", device=identity.device_id, session=device.session.session_id[:8], for_s=grace_s)
             device.grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over, device)
 
-    def device_moved(self, device_id: str) -> None:
-        """The device has connected to another process: its session here ends, without a word to the device."""
+    def device_moved(self, device_id: str) -> str:
+        """The device has connected to another process: its session here ends, without a word to the device.
+
+        Returns the id of that session, which the device goes on to believe in; empty when there was none.
+        """
         device = self._devices.get(device_id)
-        if device is not None and device.session is not None:
-            device.session.end("the device has connected to another worker", goodbye=False)
+        if device is None or device.session is None:
+            return ""
+        device.session.end("the device has connected to another worker", goodbye=False)
+        return device.session.session_id
+
+    def session_gone(self, device_id: str, session_id: str) -> None:
+        """The device has come from another process, where this session of it ended: a goodbye resets it.
+
+        Unless it has opened a new one here meanwhile: then it knows.
+        """
+        device = self._devices.get(device_id)
+        if device is not None and device.session is None:
+            device.mqtt.send(Goodbye(session_id=session_id))
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         device = self._device(identity)

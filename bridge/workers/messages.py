@@ -6,6 +6,7 @@
       |  <-- Welcome --------  |   which worker it is, and where to listen
       |  --- Ready --------->  |   devices can connect      (or Failed, with a sentence for the operator)
       |  --- Connected ----->  |   a device is here now: the worker that had it before gets Leave
+      |  --- Ended --------->  |   the session of a device that left: the worker that has the device now gets it, too, and says goodbye
       |  --- Revoked ------->  |   a device's credentials are void: every other worker gets Revoked
       |  --- MetricsAsk ---->  |   every worker gets MetricsRequest, answers Metrics; the sum comes back as MetricsJoined
       |  <-- Ping -- Pong -->  |   the event loop of the worker turns
@@ -93,6 +94,13 @@ class Leave(_Message, frozen=True, kw_only=True):
     counter: int
 
 
+class Ended(_Message, frozen=True, kw_only=True):
+    """The device believes in this session, which ended when the device connected elsewhere."""
+
+    device_id: str
+    session_id: str
+
+
 class Revoked(_Message, frozen=True, kw_only=True):
     """``forgotten``: the device is known no longer."""
 
@@ -124,8 +132,8 @@ class Ping(_Message, frozen=True, kw_only=True): ...
 class Pong(_Message, frozen=True, kw_only=True): ...
 
 
-FromWorker: TypeAlias = Ready | Failed | Connected | Revoked | MetricsAsk | Metrics | Pong
-FromSupervisor: TypeAlias = Welcome | Leave | Revoked | MetricsRequest | MetricsJoined | Ping
+FromWorker: TypeAlias = Ready | Failed | Connected | Ended | Revoked | MetricsAsk | Metrics | Pong
+FromSupervisor: TypeAlias = Welcome | Leave | Ended | Revoked | MetricsRequest | MetricsJoined | Ping
 Message: TypeAlias = FromWorker | FromSupervisor
 
 _encoder: Final = msgspec.msgpack.Encoder()

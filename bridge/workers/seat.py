@@ -20,6 +20,7 @@ from bridge.workers.exposition import exposition, families_of
 from bridge.workers.link import Link
 from bridge.workers.messages import (
     Connected,
+    Ended,
     Family,
     FromWorker,
     Leave,
@@ -134,6 +135,9 @@ class Seat:
         match message:
             case Leave(device_id=device_id, counter=counter) if self._connections.get(device_id) == counter:
                 self._leave(device_id)
+            case Ended(device_id=device_id, session_id=session_id):
+                if self._registry is not None:
+                    self._registry.session_gone(device_id, session_id)
             case Revoked(device_id=device_id, forgotten=forgotten):
                 self._revoke(device_id)
                 if forgotten and self._registry is not None:
@@ -153,7 +157,9 @@ class Seat:
         del self._connections[device_id]
         log.info("the device has connected to another worker", device=device_id)
         if self._registry is not None:
-            self._registry.device_moved(device_id)
+            session_id = self._registry.device_moved(device_id)
+            if session_id:
+                self._send(Ended(device_id=device_id, session_id=session_id))
         self._close(device_id)
 
     def _alone(self) -> list[Family]:
