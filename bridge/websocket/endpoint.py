@@ -67,15 +67,16 @@ class WebSocketEndpoint:
         await websocket.accept()
         connection = Connection(websocket, identity=identity, announced=_announced_version(websocket), stats=self.stats)
         self._entered(connection)
-        log.info("device connected", device=identity.device_id, peer=websocket.client and websocket.client.host, transport="websocket")
+        log.info("device connected", device=identity.device_id, peer=connection.peer_ip, transport="websocket")
         try:
             async with task_scope() as tasks:
                 tasks.create_task(connection.write(), name=f"websocket out {identity.device_id}")
                 tasks.create_task(self._read(websocket, connection), name=f"websocket in {identity.device_id}")
                 await connection.over.wait()
         finally:
+            reason = "closed by the server" if connection.closing else "closed by the device, or lost"
             self._left(connection)
-            log.info("device disconnected", device=identity.device_id, transport="websocket")
+            log.info("device disconnected", device=identity.device_id, reason=reason, transport="websocket")
 
     # -- who is there ------------------------------------------------------------------------------------------------------
     def _let_in(self, request: HTTPConnection) -> DeviceIdentity | None:

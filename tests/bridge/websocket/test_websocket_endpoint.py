@@ -188,3 +188,26 @@ async def test_what_cannot_be_sent_is_counted() -> None:
         assert served.stats.unsendable_messages == 1
         writer.close()
         await recorder.closed.wait()
+
+
+async def gone(served: WebSocketEndpoint) -> None:
+    async with asyncio.timeout(10):
+        while served.stats.connections_open:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_log_says_who_ended_a_connection() -> None:
+    with capture_logs() as logs:
+        async with endpoint(Recorder()) as (served, port):
+            _, writer = await open_socket(port)
+            writer.write(frame(HELLO))
+            writer.close()
+            await gone(served)
+            reader, writer = await open_socket(port)
+            served.disconnect(ALICE.device_id)
+            await reader.read()
+            writer.close()
+            await gone(served)
+    ends = [line["reason"] for line in logs if line["event"] == "device disconnected"]
+    assert ends == ["closed by the device, or lost", "closed by the server"]
+    assert {line["peer"] for line in logs if line["event"] == "device connected"} == {"127.0.0.1"}
