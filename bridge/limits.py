@@ -49,6 +49,8 @@ class Gate:
             parsed = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
             return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:  # came by a socket that serves both
+            parsed = parsed.ipv4_mapped
         return any(parsed in network for network in self._exempt)
 
     def admits(self, peer_ip: str) -> bool:

@@ -41,6 +41,7 @@ from mqtt_control.messages import (
     McpOut,
     Outbound,
 )
+from settings.model import Audio
 from udp_audio.server import AudioServer
 
 log = structlog.get_logger(__name__)
@@ -165,15 +166,30 @@ class Registry:
             return
         device.connected = False
         device.mcp.disconnected()
-        log.info("device disconnected", device=identity.device_id, in_session=device.session is not None)
-        if device.session is not None:
-            device.grace = asyncio.get_running_loop().call_later(self._services.settings.session.grace_s, self._grace_over, device)
+        if device.session is not None:  # the link has told that it is gone, and why
+            grace_s = self._services.settings.session.grace_s
+            log.info("the session waits for its device", device=identity.device_id, session=device.session.session_id[:8], for_s=grace_s)
+            device.grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over, device)
 
-    def device_moved(self, device_id: str) -> None:
-        """The device has connected to another process: its session here ends, without a word to the device."""
+    def device_moved(self, device_id: str) -> str:
+        """The device has connected to another process: its session here ends, without a word to the device.
+
+        Returns the id of that session, which the device goes on to believe in; empty when there was none.
+        """
         device = self._devices.get(device_id)
-        if device is not None and device.session is not None:
-            device.session.end("the device has connected to another worker", goodbye=False)
+        if device is None or device.session is None:
+            return ""
+        device.session.end("the device has connected to another worker", goodbye=False)
+        return device.session.session_id
+
+    def session_gone(self, device_id: str, session_id: str) -> None:
+        """The device has come from another process, where this session of it ended: a goodbye resets it.
+
+        Unless it has opened a new one here meanwhile: then it knows.
+        """
+        device = self._devices.get(device_id)
+        if device is not None and device.session is None:
+            device.mqtt.send(Goodbye(session_id=session_id))
 
     def device_message(self, identity: DeviceIdentity, message: Inbound) -> None:
         device = self._device(identity)
@@ -219,7 +235,7 @@ class Registry:
             return  # announces things: no sign of a device that believes itself in a session
         # The device believes in a session that is gone: a goodbye with that id resets it.
         self.stale_messages += 1
-        log.info("message of an unknown session", device=device.identity.device_id)
+        log.info("message of an unknown session", device=device.identity.device_id, type=type(message).__name__.lower())
         via.send(Goodbye(session_id=message.session_id))
 
     def revoke(self, device_id: str) -> None:
@@ -268,11 +284,13 @@ class Registry:
         uplink_frame_ms = hello.audio_params.frame_duration if hello.audio_params.frame_duration in UPLINK_FRAMES_MS else 60
         things = None if hello.features.mcp else Things()
         opened = via.open_audio(hello, frame_ms=uplink_frame_ms)
+        audio = _downlink_format(self._services.settings.audio, uplink_frame_ms)
         session = device.session = Session(
             session_id=secrets.token_hex(16),
             device_id=device.identity.device_id,
             channel=opened.link,
             uplink_frame_ms=uplink_frame_ms,
+            audio=audio,
             server_aec=hello.features.aec,
             toolbox=self._toolbox(device, things),
             things=things,
@@ -285,7 +303,6 @@ class Registry:
         )
         device.ledger.open(session.line)
         device.via, device.connected = via, True
-        audio = self._services.settings.audio
         via.send(
             HelloReply(
                 session_id=session.session_id,
@@ -373,6 +390,14 @@ class Registry:
         self._closing = True
         for session in self.sessions:
             session.end(reason, goodbye=True)
+
+
+def _downlink_format(audio: Audio, announced_ms: int) -> Audio:
+    """The format of the answers: never longer frames than the client sends.
+
+    Firmware decodes what the reply announces; py-xiaozhi does not read that, and has room for one frame of its own length.
+    """
+    return audio if audio.frame_ms <= announced_ms else audio.model_copy(update={"frame_ms": announced_ms})
 
 
 def _over_websocket(device: Device) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from bridge.emotions import EMOTIONS, emotion_of
+from bridge.history import INTERRUPTED
 from bridge.phrases import phrases
 from bridge.sentences import CodeFilter, SentenceSplitter
 from bridge.streams import patient
@@ -42,6 +43,7 @@ def sentence_of(raw: str) -> Sentence | None:
 
     A face alone is a sentence with an empty text.
     """
+    raw = raw.replace(INTERRUPTED, "")  # small models imitate what they read in the history
     emotion = emotion_of(raw)
     for tag in _TAG.findall(raw):
         if tag in EMOTIONS:

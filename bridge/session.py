@@ -38,7 +38,7 @@ from iot.toolbox import ToolBox
 from mqtt_control.messages import Abort, Alert, Goodbye, Inbound, Iot, Listen, LlmEmotion, Outbound, TtsStart, TtsStop
 from providers.base import Intent, ProviderError, Transcript, Vad
 from providers.tools import ToolResult
-from settings.model import SettingsTree
+from settings.model import Audio, SettingsTree
 from udp_audio.errors import ChannelClosed
 
 log = structlog.get_logger(__name__)
@@ -89,6 +89,7 @@ class Session:
         device_id: str,
         channel: AudioLink,
         uplink_frame_ms: int,
+        audio: Audio,
         server_aec: bool,
         toolbox: ToolBox,
         things: Things | None,
@@ -99,7 +100,9 @@ class Session:
         prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
         audio_address: str = "",
     ) -> None:
-        """``audio_address``: where the device was told to send its UDP audio; empty when it shares the connection."""
+        """``audio``: the format of its speech, as told to the device. ``audio_address``: where the device was told to send its
+        UDP audio; empty when it shares the connection.
+        """
         self.session_id = session_id
         self.device_id = device_id
         self.channel = channel
@@ -111,7 +114,7 @@ class Session:
         self._history = history
         self._services = services
         self._settings = services.settings
-        audio = self._settings.audio
+        self._audio = audio
         self._lead = LeadPolicy(audio.lead_frames, audio.frame_ms, firmware)
         self._deliver = send
         self._start_missed = False
@@ -445,7 +448,7 @@ class Session:
             request=request,
             output=self._mouth,
             engines=self._services.engines,
-            audio=self._settings.audio,
+            audio=self._audio,
             lead_frames=self._lead.frames(jitter_ms=self.line.channel.reception.jitter_ms),
             limits=self._limits,
             history=self._history,
@@ -489,7 +492,7 @@ class Session:
         return phrases(language_of(self._settings.assistant.prompt))
 
     def _next_timestamp_ms(self) -> int:
-        self._played_ms += self._settings.audio.frame_ms
+        self._played_ms += self._audio.frame_ms
         return self._played_ms if self._server_aec else 0
 
     def _system_prompt(self) -> str:

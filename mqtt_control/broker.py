@@ -460,7 +460,7 @@ class Broker:
         if peer is None:
             self._peers[device_id] = _Peer(identity, now)
             self.stats.devices = float(len(self._peers))
-            log.info("device heard at the broker", device=device_id)
+            log.debug("device heard at the broker", device=device_id)
             self._tell(self._listener.device_connected, identity, "")
         self._tell(self._listener.device_message, identity, message)
 
@@ -472,7 +472,7 @@ class Broker:
         del self._peers[device_id]
         self.stats.devices = float(len(self._peers))
         self._outbox.drop(device_id)
-        log.info("device gone from the broker", device=device_id, reason=reason)
+        log.info("device disconnected", device=device_id, reason=reason)
         self._tell(self._listener.device_disconnected, peer.identity)
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ class CloseReason(StrEnum):
     CONNECT_TIMEOUT = "no CONNECT in time"
     KEEPALIVE_TIMEOUT = "silent for longer than its keep-alive allows"
     LOCAL = "closed by the server"
+    LOST = "the connection was lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +186,11 @@ class Connection:
         self._send(Connack(ReturnCode.ACCEPTED))
         return self._read_packets(self._last_packet)
 
-    def refuse(self, code: ReturnCode) -> list[Event]:
-        """Turn the client away with this CONNACK; nothing else it sent is looked at."""
+    def refuse(self, code: ReturnCode, because: str = "") -> list[Event]:
+        """Turn the client away with this CONNACK; nothing else it sent is looked at. `because` is for the log."""
         self._expect_judging()
         self._send(Connack(code))
-        return [self._close(CloseReason.REFUSED, f"CONNACK {int(code)}")]
+        return [self._close(CloseReason.REFUSED, f"CONNACK {int(code)}: {because}" if because else f"CONNACK {int(code)}")]
 
     def publish(self, topic: bytes, payload: bytes) -> bool:
         """Send a message, QoS 0, not retained; `topic` is UTF-8. False, and nothing sent, unless connected."""
@@ -266,7 +267,8 @@ class Connection:
 
     def _unsupported(self, packet: UnsupportedConnect) -> Event:
         self._send(Connack(ReturnCode.UNACCEPTABLE_PROTOCOL))
-        return self._close(CloseReason.UNSUPPORTED_PROTOCOL, f"level {packet.protocol_level}")
+        name = packet.protocol_name.decode(errors="replace")
+        return self._close(CloseReason.UNSUPPORTED_PROTOCOL, f"protocol {name!a}, level {packet.protocol_level}")
 
     def _publish(self, packet: Publish) -> Event | None:
         if packet.qos == 1:

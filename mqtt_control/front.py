@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from mqtt_control.connection import Closed, CloseReason, Connection, ConnectRequested, Event, MessageReceived, ReturnCode, State
-from mqtt_control.identity import DeviceIdentity
+from mqtt_control.identity import SEPARATOR, DeviceIdentity
 from mqtt_control.link import LinkListener
 from mqtt_control.lobby import Lobby
 from mqtt_control.log_budget import LogBudget
@@ -134,6 +134,13 @@ class FrontStats:
     listener_errors: int = 0
 
 
+_WHY_REFUSED: Final = {
+    ReturnCode.SERVER_UNAVAILABLE: "the device connects too often, or credentials cannot be judged now",
+    ReturnCode.BAD_USERNAME_OR_PASSWORD: "user name or password is missing",
+    ReturnCode.NOT_AUTHORIZED: "not the credentials of a device known here; a restarted device fetches its own",
+}
+"""For the log. The CONNACK tells no more than its number, so that nobody learns which devices there are."""
+
 _COUNTERS: Final[dict[CloseReason, str]] = {
     CloseReason.DISCONNECT: "client_disconnects",
     CloseReason.REFUSED: "connects_refused",
@@ -178,9 +185,9 @@ class Front:
     ) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
-        May be called again for another port. When a name stands for several addresses, give a port. Raises ``OSError``
-        when the address cannot be had. With `reuse_port` other processes may listen there too (SO_REUSEPORT). Cancellation
-        leaves nothing listening that was not before.
+        May be called again for another port. ``::`` serves IPv4 as well. When a name stands for several addresses, give a
+        port. Raises ``OSError`` when the address cannot be had. With `reuse_port` other processes may listen there too
+        (SO_REUSEPORT). Cancellation leaves nothing listening that was not before.
         """
         loop = asyncio.get_running_loop()
 
@@ -188,7 +195,10 @@ class Front:
             peer = _Peer(self, loop)
             return peer if ssl is None else TlsLayer(ssl, peer, on_failure=partial(self.tls_failed, peer))
 
-        server = await loop.create_server(accepted, host or None, port, backlog=LISTEN_BACKLOG, reuse_port=reuse_port or None)
+        where: dict[str, Any] = {"host": host or None, "port": port, "reuse_port": reuse_port or None}
+        if host == "::" and socket.has_dualstack_ipv6():  # asyncio would keep IPv4 devices out
+            where = {"sock": _dual_stack(port, reuse_port=reuse_port)}
+        server = await loop.create_server(accepted, **where, backlog=LISTEN_BACKLOG)
         self._servers.append(server)
         for listening in server.sockets:
             self._tune(listening)
@@ -323,7 +333,6 @@ class Front:
             self.stats.takeovers += 1
             self._tell_missed(older, identity)
             older.shut()
-        log.info("device connected", device=identity.device_id, peer_ip=peer.ip, took_over=older is not None)
         self._tell(self._listener.device_connected, identity, peer.ip)
 
     def received(self, peer: _Peer, identity: DeviceIdentity, payload: bytes) -> None:
@@ -342,32 +351,31 @@ class Front:
     def closed(self, peer: _Peer, event: Closed, client_id: str) -> None:
         """A connection has ended by the protocol's rules."""
         self._count(_COUNTERS[event.reason])
-        if peer.identity is not None:
-            log.info("device connection ends", device=peer.identity.device_id, reason=str(event.reason), detail=event.detail)
-        elif self._refusal_log.allows(peer.now()):
+        if peer.identity is None and self._refusal_log.allows(peer.now()):
             log.warning(
                 "connection refused",
                 peer_ip=peer.ip,
-                client_id=sanitise(client_id, 80),
+                client_id=sanitise(client_id.rpartition(SEPARATOR)[0] or client_id, 80),  # the last part is half a secret
                 reason=str(event.reason),
                 detail=event.detail,
                 unlogged_before=self._refusal_log.take_suppressed(),
             )
-        self.left(peer)
+        self.left(peer, event.reason, event.detail)
 
-    def left(self, peer: _Peer) -> None:
+    def left(self, peer: _Peer, reason: CloseReason, detail: str = "") -> None:
         """The peer speaks for its device no longer; the listener hears of it unless a newer connection has taken over."""
         identity = peer.identity
         if identity is None or self._devices.get(identity.device_id) is not peer:
             return
         del self._devices[identity.device_id]
         self.stats.devices = len(self._devices)
+        log.info("device disconnected", device=identity.device_id, reason=str(reason), **({"detail": detail} if detail else {}))
         self._tell_missed(peer, identity)
         self._tell(self._listener.device_disconnected, identity)
 
-    def lost(self, peer: _Peer) -> None:
+    def lost(self, peer: _Peer, reason: CloseReason) -> None:
         """The transport is gone."""
-        self.left(peer)
+        self.left(peer, reason)
         self._leave_lobby(peer)
         self._peers.discard(peer)
         self.stats.connections = len(self._peers)
@@ -493,10 +501,11 @@ class _Peer(asyncio.Protocol):
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        reason = CloseReason.LOCAL if self._ended else CloseReason.LOST
         self._ended = True
         self._connection.close()
         self._disarm()
-        self._front.lost(self)
+        self._front.lost(self, reason)
         self._forget_handles()
 
     # -- for the front -------------------------------------------------------------------------------------------------
@@ -552,7 +561,7 @@ class _Peer(asyncio.Protocol):
     def _judge(self, request: ConnectRequested) -> list[Event]:
         verdict = self._front.judge(request, self)
         if isinstance(verdict, ReturnCode):
-            return self._connection.refuse(verdict)
+            return self._connection.refuse(verdict, _WHY_REFUSED[verdict])
         self.identity = verdict
         self._topic = downlink_topic(verdict).encode()
         events = self._connection.accept()
@@ -629,6 +638,10 @@ class _Peer(asyncio.Protocol):
         self._perform(self._connection.handle_timer(self._loop.time()))
         if not self._ended:
             self._arm()
+
+
+def _dual_stack(port: int, *, reuse_port: bool) -> socket.socket:
+    return socket.create_server(("::", port), family=socket.AF_INET6, backlog=LISTEN_BACKLOG, reuse_port=reuse_port, dualstack_ipv6=True)
 
 
 def _ip_of(peername: object) -> str:

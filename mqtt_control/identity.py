@@ -7,6 +7,8 @@ Client-id grammar::
 
 Only the form with three parts names a device. The form with two, without the UUID, is what other servers let in
 without a password; here it is an error.
+
+Firmware before 1.1 has no UUID and sends no ``Client-Id`` at all; :data:`NO_CLIENT_ID` stands for it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import re
 from dataclasses import dataclass
 
 SEPARATOR = "@@@"
+NO_CLIENT_ID = "none"
+"""The client id of a device that tells none. Nothing but the MAC address names such a device."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(?:([:_-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}", re.IGNORECASE | re.ASCII)
 _NORMAL_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)

@@ -30,6 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mqtt_control.identity import IdentityError, parse_mac
+from mqtt_control.log_budget import LogBudget
 from ota.activation import Activations, Codes, LocalCodes, TooManyAttemptsError, TooManyOffersError, UnknownCodeError
 from ota.broker import BrokerHandOff
 from ota.device_request import read_build, read_facts, read_identity, read_object, read_source, text_of
@@ -43,6 +44,9 @@ _log = structlog.get_logger(__name__)
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_PROOF_CHARS = 128
+LOGGED_REFUSALS_PER_MINUTE = 30
+_TOLD_REFUSALS = frozenset({400, 408, 413, 429, 503})
+"""What a device asked in vain and somebody may look for. A 404 is a scanner's, a 403 is logged where it is decided."""
 
 DeviceStats: TypeAlias = Callable[[str], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
 
@@ -117,7 +121,7 @@ def build_app(
         *(updates.downloads.routes(fleet.limit) if updates else ()),
         *extra_routes,
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _error, StoreError: _store_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _errors(), StoreError: _store_error})
     app.router.redirect_slashes = False  # devices follow no redirects
     app.state.stats = stats
     return app
@@ -143,6 +147,7 @@ class _Fleet:
         self._options = options
         self._stats = stats
         self._buckets = TokenBuckets(rate_per_s=options.requests_per_s, burst=options.requests_burst)
+        self._strangers_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
     async def about(self, request: Request) -> Response:
         del request
@@ -152,7 +157,12 @@ class _Fleet:
 
     async def ask(self, request: Request) -> Response:
         self.limit(request)
-        return await (self._leave(request) if request.method == "DELETE" else self._check_version(request))
+        if request.method == "DELETE":
+            return await self._leave(request)
+        # the firmware puts /activate at the end of the whole address, behind its query if it has one
+        if request.method == "POST" and request.url.query.endswith("/activate"):
+            return await self._activate(request)
+        return await self._check_version(request)
 
     async def _leave(self, request: Request) -> Response:
         """The device that holds these credentials is forgotten: it could do all else with them anyway. HTTP 401 for others."""
@@ -174,9 +184,13 @@ class _Fleet:
         device = enrolment.device
         if device is None:
             self._stats.refused += 1
-            _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
+            if self._strangers_log.allows(_now_s()):
+                _log.warning("an unknown device was refused", device_id=identity.device_id, source=read_source(request))
             raise HTTPException(403, "this server does not let new devices in")
         approved = enrolment.state == "approved"
+        if enrolment.fresh and self._strangers_log.allows(_now_s()):
+            shown = {"board": device.facts.board, "firmware": device.facts.firmware}
+            _log.info("a new device was let in", device_id=device.device_id, source=read_source(request), **shown)
         endpoints, broker, topics = self._endpoints(), self._options.broker, {}
         websocket = self._websocket(device, endpoints) if approved else None
         credentials = self._store.credentials(device) if approved and endpoints.offers_mqtt else None
@@ -208,6 +222,9 @@ class _Fleet:
 
     async def activate(self, request: Request) -> Response:
         self.limit(request)
+        return await self._activate(request)
+
+    async def _activate(self, request: Request) -> Response:
         identity = read_identity(request)
         body = await read_object(request)
         payload = body.get("Payload")
@@ -448,10 +465,19 @@ def _metrics(metrics: Callable[[], bytes | Awaitable[bytes]]) -> Callable[[Reque
     return serve
 
 
-async def _error(request: Request, error: Exception) -> Response:
-    del request
-    assert isinstance(error, HTTPException)  # noqa: S101 - the table of handlers says so
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+def _errors() -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What became of a request that was refused: JSON, and for what devices ask a line in the log."""
+    budget = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
+
+    async def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - the table of handlers says so
+        path = request.url.path
+        if path.startswith("/xiaozhi/") and error.status_code in _TOLD_REFUSALS and budget.allows(_now_s()):
+            facts = {"path": path[:MAX_PROOF_CHARS], "source": read_source(request), "status": error.status_code}
+            _log.warning("a request was refused", reason=error.detail, **facts, unlogged_before=budget.take_suppressed())
+        return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+    return answer
 
 
 async def _store_error(request: Request, error: Exception) -> Response:

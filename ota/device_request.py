@@ -12,7 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
+from mqtt_control.identity import NO_CLIENT_ID, DeviceIdentity, IdentityError, parse_mac
 from ota.devices import DeviceFacts, facts_of
 from ota.firmware import DeviceBuild
 from ota.token_bucket import source_of
@@ -27,13 +27,16 @@ _OTA_SLOTS = range(0x10, 0x20)
 
 
 def read_identity(request: Request) -> DeviceIdentity:
-    """Who says it asks: ``Device-Id`` and ``Client-Id``. HTTP 400 when either is missing or malformed."""
+    """Who says it asks: ``Device-Id`` and ``Client-Id``. HTTP 400 when either is malformed, or the former missing.
+
+    Without the latter it is firmware before 1.1, which has none.
+    """
     try:
         device_id = parse_mac(request.headers.get("device-id", ""))
     except IdentityError as error:
         raise HTTPException(400, f"header Device-Id: {error}") from error
     try:
-        return DeviceIdentity(device_id, request.headers.get("client-id", ""))
+        return DeviceIdentity(device_id, request.headers.get("client-id", NO_CLIENT_ID))
     except IdentityError as error:
         raise HTTPException(400, f"header Client-Id: {error}") from error
 

@@ -105,11 +105,12 @@ class Enrolment:
 
     ``approved``: gets credentials. ``pending``: unknown, a person must confirm it. ``other_client``: the Device-Id is known
     with another Client-Id, because the flash was erased or because somebody pretends; a person must confirm it.
-    ``refused``: unknown and nobody is let in, or the registry is full.
+    ``refused``: unknown and nobody is let in, or the registry is full. ``fresh``: it was unknown and is let in by this very call.
     """
 
     state: EnrolmentState
     device: Device | None
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -245,7 +246,7 @@ class DeviceStore:
                 case "approved" if known:
                     return Enrolment("approved", await self._seen(known, facts))
                 case "approved":
-                    return Enrolment("approved", await self._admit(identity, facts))
+                    return Enrolment("approved", await self._admit(identity, facts), fresh=True)
                 case "refused":
                     self.stats.refused += 1
                     return Enrolment("refused", None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mqtt_control.log_budget import LogBudget
 from mqtt_control.tcp import notice_dead_peers
 
 SHUTDOWN_S = 5
@@ -21,10 +23,26 @@ WEBSOCKET_BUFFER_BYTES = 32 * 1024
 WEBSOCKET_CLOSE_S = 2.0
 REQUEST_S = 20.0
 """From the connection, or the beginning of a further request on it, to the end of the request's headers."""
+LOGGED_COMPLAINTS_PER_MINUTE = 30
 
 
 class ListenError(OSError):
     """The address cannot be listened on. ``errno`` is the system's, ``strerror`` a sentence that says what to do."""
+
+
+class _Sparing(logging.Filter):
+    """Of uvicorn's complaints about what strangers send, so many a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._budget = LogBudget(LOGGED_COMPLAINTS_PER_MINUTE)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError:
+            return True
+        return record.levelno > logging.WARNING or self._budget.allows(now)
 
 
 class _Server(uvicorn.Server):
@@ -49,6 +67,9 @@ class _Server(uvicorn.Server):
         finally:
             listener.close()
             self.down.set()
+
+
+_SPARING = _Sparing()
 
 
 class HttpServer:
@@ -79,6 +100,7 @@ class HttpServer:
             raise RuntimeError("the server has been started")
         listener = _listen(host, port, reuse_port=reuse_port)
         notice_dead_peers(listener, ack_timeout_s=ack_timeout_s)
+        logging.getLogger("uvicorn.error").addFilter(_SPARING)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -158,6 +180,14 @@ def _websocket_protocol() -> type[asyncio.Protocol]:
 
         async def run_asgi(self) -> None:
             """After the application has ended, a close that cannot be flushed must not keep the socket."""
+            application = self.app
+
+            async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+                await application(scope, receive, send)
+                if self.close_sent:
+                    self.handshake_complete = True  # a refusal is an answer, too; uvicorn would log an error of ours
+
+            self.app = answered
             await super().run_asgi()
             self.loop.call_later(WEBSOCKET_CLOSE_S, self.transport.abort)
 
@@ -167,7 +197,8 @@ def _websocket_protocol() -> type[asyncio.Protocol]:
 def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port)
+        dual = host == "::" and socket.has_dualstack_ipv6()  # serves IPv4 devices too, as the UDP port does
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=reuse_port, dualstack_ipv6=dual)
     except OSError as error:
         raise ListenError(error.errno, _sentence(host, port, error)) from error
 

@@ -161,14 +161,14 @@ class SharedDeviceStore(DeviceStore):
         if known and genuine and visited(known, facts, self._now()) is known:
             return Enrolment("approved", known)
         try:
-            enrolment, fresh = await self.change(lambda database: self._enrol(database, identity, facts))
+            enrolment = await self.change(lambda database: self._enrol(database, identity, facts))
         except StoreError as error:
             if not genuine:
                 raise
             self.stats.write_errors += 1
             _log.warning("the visit of a known device could not be noted", device_id=device_id, reason=str(error))
             return Enrolment("approved", known)
-        self.stats.enrolled += fresh
+        self.stats.enrolled += enrolment.fresh
         self.stats.refused += enrolment.state == "refused"
         self.stats.other_client += enrolment.state == "other_client"
         return enrolment
@@ -250,19 +250,18 @@ class SharedDeviceStore(DeviceStore):
             raise
         return result
 
-    def _enrol(self, database: sqlite3.Connection, identity: DeviceIdentity, facts: DeviceFacts) -> tuple[Enrolment, bool]:
-        """The enrolment, and whether a device was let in just now."""
+    def _enrol(self, database: sqlite3.Connection, identity: DeviceIdentity, facts: DeviceFacts) -> Enrolment:
         known = _row(database, identity.device_id)
         (count,) = database.execute("SELECT count(*) FROM devices").fetchone()
         match self._verdict(known, identity.client_id, count=count):
             case "approved" if known:
-                return Enrolment("approved", _write(database, visited(known, facts, self._now()))), False
+                return Enrolment("approved", _write(database, visited(known, facts, self._now())))
             case "approved":
-                return Enrolment("approved", self._admit_row(database, identity, None, facts)), True
+                return Enrolment("approved", self._admit_row(database, identity, None, facts), fresh=True)
             case "refused":
-                return Enrolment("refused", None), False
+                return Enrolment("refused", None)
             case waiting:
-                return Enrolment(waiting, self._wait_row(database, identity, facts)), False
+                return Enrolment(waiting, self._wait_row(database, identity, facts))
 
     def _admit_row(self, database: sqlite3.Connection, identity: DeviceIdentity, known: Device | None, facts: DeviceFacts) -> Device:
         device = _write(database, admitted(identity, known, facts, self._now()))

@@ -33,7 +33,7 @@ class Branch(BaseModel):
 class Http(Branch):
     """OTA hand-off, health, metrics."""
 
-    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - devices on the LAN must reach it
+    host: str = Field("0.0.0.0", description="address to listen on; :: is all, IPv6 and IPv4")  # noqa: S104 - devices on the LAN must reach it
     port: Port = Field(8003, ge=0, le=65535, description="0: any free one")
 
 
@@ -152,7 +152,7 @@ class Audio(Branch):
     """Downlink speech format."""
 
     sample_rate_hz: Literal[8000, 12000, 16000, 24000, 48000] = 24000
-    frame_ms: Literal[20, 40, 60] = 60
+    frame_ms: Literal[20, 40, 60] = Field(60, description="of the answers; a client that sends shorter frames gets those")
     bitrate_bps: int = Field(32000, ge=6000, le=128000)
     complexity: int = Field(3, ge=0, le=10, description="Opus encoder effort")
     lead_frames: int = Field(4, ge=1, le=20, description="frames sent ahead of playback")

@@ -15,6 +15,7 @@ from bridge.websocket.outbox import Outbox
 from bridge.websocket.stats import WebSocketStats
 from mqtt_control.identity import DeviceIdentity
 from mqtt_control.messages import Goodbye, Hello, MessageError, Outbound, dump
+from udp_audio.address import plain_ip
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,11 @@ class Connection:
     def in_session(self) -> bool:
         return self._channel is not None and not self._channel.closed
 
+    @property
+    def closing(self) -> bool:
+        """Whether this side has ended it."""
+        return self._closing
+
     # -- Transport ---------------------------------------------------------------------------------------------------------
     @property
     def name(self) -> TransportName:
@@ -59,7 +65,7 @@ class Connection:
 
     @property
     def peer_ip(self) -> str:
-        return self._websocket.client.host if self._websocket.client else ""
+        return plain_ip(self._websocket.client.host) if self._websocket.client else ""
 
     def refusal(self, hello: Hello) -> str:
         if hello.transport != "websocket":

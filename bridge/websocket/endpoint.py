@@ -28,7 +28,7 @@ from bridge.transport import TransportListener
 from bridge.websocket.connection import POLICY_VIOLATION, Connection
 from bridge.websocket.framing import FrameVersion, is_frame_version
 from bridge.websocket.stats import WebSocketStats
-from mqtt_control.identity import DeviceIdentity, IdentityError, parse_mac
+from mqtt_control.identity import NO_CLIENT_ID, DeviceIdentity, IdentityError, parse_mac
 from mqtt_control.messages import Hello, MessageError, parse
 from ota.token_bucket import TokenBuckets, source_of
 
@@ -95,15 +95,16 @@ class WebSocketEndpoint:
         await websocket.accept()
         connection = Connection(websocket, identity=identity, announced=_announced_version(websocket), stats=self.stats)
         self._entered(connection)
-        log.info("device connected", device=identity.device_id, peer=websocket.client and websocket.client.host, transport="websocket")
+        log.info("device connected", device=identity.device_id, peer=connection.peer_ip, transport="websocket")
         try:
             async with task_scope() as tasks:
                 tasks.create_task(connection.write(), name=f"websocket out {identity.device_id}")
                 tasks.create_task(self._read(websocket, connection), name=f"websocket in {identity.device_id}")
                 await connection.over.wait()
         finally:
+            reason = "closed by the server" if connection.closing else "closed by the device, or lost"
             self._left(connection)
-            log.info("device disconnected", device=identity.device_id, transport="websocket")
+            log.info("device disconnected", device=identity.device_id, reason=reason, transport="websocket")
 
     # -- who is there ------------------------------------------------------------------------------------------------------
     def _judge(self, request: HTTPConnection) -> DeviceIdentity | Response:
@@ -131,7 +132,7 @@ class WebSocketEndpoint:
         """The device that the headers prove. The same work is done whoever asks."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
-            identity = DeviceIdentity(parse_mac(request.headers.get("device-id", "")), request.headers.get("client-id", ""))
+            identity = DeviceIdentity(parse_mac(request.headers.get("device-id", "")), request.headers.get("client-id", NO_CLIENT_ID))
         except IdentityError:
             identity = None
         if identity is not None and scheme.lower() == "bearer" and self._authenticate(identity, token.strip()):

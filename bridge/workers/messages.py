@@ -6,6 +6,7 @@
       |  <-- Welcome --------  |   which worker it is, and where to listen
       |  --- Ready --------->  |   devices can connect      (or Failed, with a sentence for the operator)
       |  --- Connected ----->  |   a device is here now: the worker that had it before gets Leave
+      |  --- Ended --------->  |   the session of a device that left: the worker that has the device now gets it, too, and says goodbye
       |  --- Revoked ------->  |   a device's credentials are void: every other worker gets Revoked
       |  --- MetricsAsk ---->  |   every worker gets MetricsRequest, answers Metrics; the sum comes back as MetricsJoined
       |  --- StatsAsk ------>  |   the worker that has the device gets StatsRequest, tells StatsTold; it comes back as Stats
@@ -95,6 +96,13 @@ class Leave(_Message, frozen=True, kw_only=True):
     counter: int
 
 
+class Ended(_Message, frozen=True, kw_only=True):
+    """The device believes in this session, which ended when the device connected elsewhere."""
+
+    device_id: str
+    session_id: str
+
+
 class Revoked(_Message, frozen=True, kw_only=True):
     """``forgotten``: the device is known no longer."""
 
@@ -166,8 +174,8 @@ class Ping(_Message, frozen=True, kw_only=True): ...
 class Pong(_Message, frozen=True, kw_only=True): ...
 
 
-FromWorker: TypeAlias = Ready | Failed | Connected | Revoked | MetricsAsk | Metrics | StatsAsk | StatsTold | Dealt | Pong
-FromSupervisor: TypeAlias = Welcome | Leave | Revoked | MetricsRequest | MetricsJoined | StatsRequest | Stats | Deal | Ping
+FromWorker: TypeAlias = Ready | Failed | Connected | Ended | Revoked | MetricsAsk | Metrics | StatsAsk | StatsTold | Dealt | Pong
+FromSupervisor: TypeAlias = Welcome | Leave | Ended | Revoked | MetricsRequest | MetricsJoined | StatsRequest | Stats | Deal | Ping
 Message: TypeAlias = FromWorker | FromSupervisor
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -23,6 +23,7 @@ from bridge.workers.messages import (
     Connected,
     Deal,
     Dealt,
+    Ended,
     Family,
     FromWorker,
     Leave,
@@ -182,10 +183,25 @@ class Seat:
         match message:
             case Leave(device_id=device_id, counter=counter) if self._connections.get(device_id) == counter:
                 self._leave(device_id)
+            case Ended(device_id=device_id, session_id=session_id):
+                if self._registry is not None:
+                    self._registry.session_gone(device_id, session_id)
             case Revoked(device_id=device_id, forgotten=forgotten):
                 self._revoke(device_id)
                 if forgotten and self._registry is not None:
                     self._registry.forget(device_id)
+            case MetricsRequest() | MetricsJoined() | StatsRequest() | Stats():
+                self._figures(message)
+            case Deal():
+                self._deal(message)
+            case Ping():
+                self._send(Pong())
+            case _:
+                pass  # of a connection that has been replaced here meanwhile
+
+    def _figures(self, message: MetricsRequest | MetricsJoined | StatsRequest | Stats) -> None:
+        """Questions of the supervisor, and its answers to ours."""
+        match message:
             case MetricsRequest(number=number):
                 self._send(Metrics(number=number, families=families_of(self._metrics) if self._metrics is not None else []))
             case MetricsJoined(families=families):
@@ -199,12 +215,6 @@ class Seat:
                 asked = self._asked.get(number)
                 if asked is not None and not asked.done():
                     asked.set_result(stats)
-            case Deal():
-                self._deal(message)
-            case Ping():
-                self._send(Pong())
-            case _:
-                pass  # of a connection that has been replaced here meanwhile
 
     def _deal(self, deal: Deal) -> None:
         self._newest_deal = deal.number
@@ -224,7 +234,9 @@ class Seat:
         del self._connections[device_id]
         log.info("the device has connected to another worker", device=device_id)
         if self._registry is not None:
-            self._registry.device_moved(device_id)
+            session_id = self._registry.device_moved(device_id)
+            if session_id:
+                self._send(Ended(device_id=device_id, session_id=session_id))
         self._close(device_id)
 
     def _alone(self) -> list[Family]:

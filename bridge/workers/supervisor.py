@@ -32,6 +32,7 @@ from bridge.workers.messages import (
     Connected,
     Deal,
     Dealt,
+    Ended,
     Failed,
     Family,
     FromSupervisor,
@@ -348,6 +349,10 @@ class Supervisor:
                 worker.failure = sentence
             case Connected(device_id=device_id, counter=number, at_s=at_s):
                 self._connected(device_id, _Owner(worker.index, number, at_s))
+            case Ended(device_id=device_id):
+                owner = self._owners.get(device_id)
+                if owner is not None and owner.worker != worker.index:
+                    self._workers[owner.worker].send(message)
             case Revoked():
                 for other in self._workers:
                     if other is not worker:

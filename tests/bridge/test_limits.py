@@ -57,6 +57,13 @@ def test_a_device_with_old_credentials_shuts_nobody_out() -> None:
         assert made.admits(HOME)
 
 
+def test_check_097_an_exempt_address_is_exempt_in_its_mapped_form_too() -> None:
+    made, _ = gate(exempt=["192.0.2.0/24"])
+    assert made.is_exempt("::ffff:192.0.2.7")
+    assert not made.is_exempt("::ffff:192.0.3.7")
+    assert not made.is_exempt("2001:db8::7")
+
+
 def test_a_flood_is_refused_and_others_are_not() -> None:
     made, clock = gate(connections_per_minute=60)
     admitted = sum(made.admits(HOME) for _ in range(1000))

@@ -92,6 +92,8 @@ def test_check_059_the_21_emotions() -> None:
         ("Oh no 😢", Sentence("Oh no", "crying")),
         ("😂", Sentence("", "funny")),
         ("---", None),
+        ("Once upon a time. [interrupted]", Sentence("Once upon a time.")),
+        ("[interrupted]", None),
     ],
 )
 def test_what_is_spoken_of_a_raw_sentence(raw: str, expected: Sentence | None) -> None:

@@ -14,6 +14,7 @@ from providers.base import Message
 from tests.e2e.pitch import EchoLlm, pitch_of
 from tests.e2e.raw_device import raw_device
 from tests.e2e.running import Cast, running, sung, until
+from udp_audio.opus import packet_duration_ms
 
 AUDIO_OPEN = "xiaozhi_udp_channels_open"
 SESSIONS = "xiaozhi_bridge_sessions"
@@ -78,6 +79,20 @@ async def test_check_035_and_064_audio_params_are_told_and_kept(tmp_path: Path, 
         assert turn.counters.dropped == {}
         assert len(turn.heard_wav) == turn.counters.played_packets * frame_ms * 24
         assert pitch_of(turn.heard_wav, rate_hz=24000) == 500
+
+
+@pytest.mark.parametrize(("announced", "configured", "told"), [(20, 60, 20), (40, 60, 40), (60, 60, 60), (60, 20, 20), (30, 60, 60)])
+async def test_check_035_and_064_answers_have_no_longer_frames_than_the_client(
+    tmp_path: Path, announced: int, configured: int, told: int
+) -> None:
+    """py-xiaozhi does not read the reply's parameters: it decodes each packet into one frame of the length that it announced."""
+    async with running(tmp_path, settings={"audio.frame_ms": configured}) as server, raw_device(server) as device:
+        await device.hello(audio_params={"frame_duration": announced})
+        assert device.all("hello")[-1].message["audio_params"]["frame_duration"] == told
+        sent_ms = announced if announced in {20, 40, 60} else 60
+        before = device.sing(speech=sung(450, rest_s=0.6, frame_ms=sent_ms))
+        assert await device.answer(before) == ["You sang 450."]
+        assert {packet_duration_ms(packet.opus) for packet in device.packets} == {told}
 
 
 async def test_check_036_second_hello_replaces_the_session(tmp_path: Path) -> None:

@@ -498,6 +498,18 @@ async def test_sending_to_nobody_is_false() -> None:
         front.disconnect(ALICE.device_id)
 
 
+async def test_check_097_dual_stack_socket_serves_ipv4() -> None:
+    async with running_front() as (front, listener, _):
+        try:
+            port = await front.start(host="::", port=0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        async with device(port) as client:
+            client.send(connect_of(ALICE))
+            assert await client.packet() == Connack(0)
+            assert listener.heard == [("connected", ALICE, "127.0.0.1")]
+
+
 async def test_check_097_mapped_addresses_are_ipv4() -> None:
     assert _ip_of(("::ffff:192.0.2.7", 1, 0, 0)) == "192.0.2.7"
     assert _ip_of(("fe80::1%eth0", 1, 0, 2)) == "fe80::1"
@@ -521,6 +533,49 @@ async def test_check_094_nothing_secret_is_logged() -> None:
     for secret in (credentials.password, credentials.username, "my words", "hunter2", "\\x1b", "\\n"):
         assert secret not in text
     assert any(line["event"] == "connection refused" for line in logs)
+
+
+async def test_the_log_has_one_line_for_each_end_of_a_connection_and_it_says_why() -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with running_front() as (front, listener, port):
+            for count, last_words in enumerate((b"\xe0\x00", b"\x00\x00", b""), 1):  # DISCONNECT, a reserved type, not a word
+                async with connected_device(port, ALICE) as client:
+                    client.send(last_words)
+                await listener.until(2 * count)
+            async with connected_device(port, ALICE) as client:
+                front.disconnect(ALICE.device_id)
+                assert await client.closed()
+                await listener.until(8)
+    assert listener.kinds() == ["connected", "disconnected"] * 4
+    told = [(line["event"], line["reason"], line.get("detail")) for line in logs if "device" in line]
+    assert told == [
+        ("device disconnected", "the client said goodbye", None),
+        ("device disconnected", "malformed packet", "a reserved packet type"),
+        ("device disconnected", "the connection was lost", None),
+        ("device disconnected", "closed by the server", None),
+    ]
+
+
+async def test_a_refusal_is_logged_with_its_cause_and_without_the_client_id() -> None:
+    secret_uuid = DeviceIdentity(ALICE.device_id, "5f2d1c3a")
+    good = mint(SECRET, secret_uuid, claims={})
+    with structlog.testing.capture_logs() as logs:
+        async with running_front() as (_, _, port):
+            for attempt in (
+                connect_bytes(Credentials(good.client_id, good.username, "wrong")),
+                connect_bytes(Credentials(good.client_id, good.username, "")),
+                b"\x10\x0c\x00\x06MQIsdp\x03\x02\x00\x3c",
+            ):
+                async with device(port) as client:
+                    client.send(attempt)
+                    assert await client.packet() is not None
+                    assert await client.closed()
+    wrong, missing, other = [line for line in logs if line["event"] == "connection refused"]
+    assert wrong["detail"].startswith("CONNACK 5: not the credentials of a device known here")
+    assert missing["detail"] == "CONNACK 4: user name or password is missing"
+    assert other["detail"] == "protocol 'MQIsdp', level 3"
+    assert wrong["client_id"] == "GID_default@@@02_00_00_00_00_0a"
+    assert secret_uuid.client_id not in repr(logs)
 
 
 async def test_check_098_noise_over_sockets_leaves_the_front_in_order() -> None:

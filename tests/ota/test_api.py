@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ota.activation import Activations
+from ota.api import LOGGED_REFUSALS_PER_MINUTE
 from tests.ota.conftest import CLIENT_ID, MAC, TOKEN, Site, bearer, headers, running
 
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -99,6 +100,26 @@ async def test_what_a_device_tells_is_bounded(site: Site) -> None:
     assert device is not None
     assert device.facts.board == "b[31m" + "x" * 58
     assert device.facts.firmware == ""
+
+
+async def test_a_new_device_is_one_line_in_the_log(site: Site) -> None:
+    with capture_logs() as logs:
+        await site.check()
+        await site.check()
+    assert [(line["event"], line["device_id"], line["board"], line["firmware"]) for line in logs] == [
+        ("a new device was let in", MAC, "test-board", "2.4.2")
+    ]
+
+
+async def test_a_request_that_is_refused_is_logged_with_its_cause_and_not_for_ever(site: Site) -> None:
+    with capture_logs() as logs:
+        for _ in range(LOGGED_REFUSALS_PER_MINUTE + 20):
+            assert (await site.http.post("/xiaozhi/ota/", headers=headers(mac="02:00"))).status_code == 400
+        assert (await site.http.get("/nothing")).status_code == 404
+    assert {(line["status"], line["source"], line["reason"]) for line in logs} == {
+        (400, "127.0.0.1", "header Device-Id: not a MAC address of six pairs of hexadecimal digits")
+    }
+    assert len(logs) < LOGGED_REFUSALS_PER_MINUTE + 20
 
 
 async def test_nothing_secret_is_logged(code_site: Site) -> None:

@@ -72,14 +72,29 @@ async def test_check_003_bad_device_id_gets_no_credentials(site: Site, mac: str 
     assert site.store.all() == []
 
 
-@pytest.mark.parametrize("client_id", [None, "", "a@@@b", "x" * 65, "a b"])
-async def test_check_003_bad_client_id_gets_no_credentials(site: Site, client_id: str | None) -> None:
-    sent = headers() | ({"Client-Id": client_id} if client_id is not None else {})
-    if client_id is None:
-        del sent["Client-Id"]
-    answer = await site.http.post("/xiaozhi/ota/", headers=sent, json=stock_body())
+@pytest.mark.parametrize("client_id", ["", "a@@@b", "x" * 65, "a b"])
+async def test_check_003_bad_client_id_gets_no_credentials(site: Site, client_id: str) -> None:
+    answer = await site.http.post("/xiaozhi/ota/", headers=headers() | {"Client-Id": client_id}, json=stock_body())
     assert answer.status_code == 400
     assert site.store.all() == []
+
+
+async def test_check_006_firmware_before_1_1_has_no_client_id(site: Site) -> None:
+    sent = headers()
+    del sent["Client-Id"]
+    answer = await site.http.post("/xiaozhi/ota/", headers=sent, json=stock_body("0.9.9"))
+    mqtt = answer.json()["mqtt"]
+    assert mqtt["client_id"] == "GID_default@@@02_00_00_00_00_01@@@none"
+    assert site.store.authenticate(mqtt["client_id"], mqtt["username"], mqtt["password"].encode()) is not None
+
+
+async def test_check_006_who_tells_no_client_id_gets_nothing_of_a_device_that_has_one(site: Site) -> None:
+    await site.check()
+    sent = headers()
+    del sent["Client-Id"]
+    answer = (await site.http.post("/xiaozhi/ota/", headers=sent, json=stock_body())).json()
+    assert "mqtt" not in answer
+    assert "activation" in answer
 
 
 async def test_check_004_mqtt_section_fits_the_flash(site: Site) -> None:
@@ -202,6 +217,16 @@ async def test_check_014_both_forms_of_the_address(site: Site, path: str, method
     answer = await site.http.request(method, path, headers=headers())
     assert answer.status_code == 200
     assert "mqtt" in answer.json()
+
+
+@pytest.mark.parametrize("address", ["/xiaozhi/ota/?home=1", "/xiaozhi/ota?home=1"])
+async def test_check_014_an_address_with_a_query_has_activate_behind_it(code_site: Site, address: str) -> None:
+    activation = (await code_site.check(path=address)).json()["activation"]
+    asked = f"{address}/activate"  # as the firmware puts it together
+    assert (await code_site.http.post(asked, headers=headers(), json={})).status_code == 202
+    assert (await code_site.approve(activation["code"])).status_code == 200
+    answer = await code_site.http.post(asked, headers=headers(), json={})
+    assert (answer.status_code, answer.json()) == (200, {"status": "activated"})
 
 
 async def test_check_015_proof_is_recorded(code_site: Site) -> None:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ota import device_request
 from ota.device_request import read_object
-from ota.server import HttpServer, ListenError
+from ota.server import LOGGED_COMPLAINTS_PER_MINUTE, HttpServer, ListenError
 
 
 async def hello(request: Request) -> Response:
@@ -44,6 +44,33 @@ async def test_serves_and_stops_without_touching_signals() -> None:
     async with httpx.AsyncClient() as http:
         with pytest.raises(httpx.ConnectError):
             await http.get(f"http://127.0.0.1:{port}/")
+
+
+async def test_check_097_dual_stack_socket_serves_ipv4() -> None:
+    async with asyncio.TaskGroup() as group, httpx.AsyncClient() as http:
+        server = HttpServer(group)
+        try:
+            port = await server.start(APP, "::", 0)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        assert (await http.get(f"http://127.0.0.1:{port}/")).text == "hello"
+        assert (await http.get(f"http://[::1]:{port}/")).text == "hello"
+        await server.aclose()
+
+
+async def test_strangers_cannot_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with asyncio.TaskGroup() as group:
+        server = HttpServer(group)
+        port = await server.start(APP, "127.0.0.1", 0)
+        for _ in range(LOGGED_COMPLAINTS_PER_MINUTE + 20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"\x16\x03\x01\x00\xf4\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 400")
+            writer.close()
+        await server.aclose()
+    complaints = [record for record in caplog.records if record.name == "uvicorn.error"]
+    assert len(complaints) <= 2 * LOGGED_COMPLAINTS_PER_MINUTE  # a minute may have begun meanwhile
+    assert len(complaints) < LOGGED_COMPLAINTS_PER_MINUTE + 20
 
 
 async def test_answer_under_way_is_finished() -> None:

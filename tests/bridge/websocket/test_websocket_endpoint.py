@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 
 from bridge.limits import Gate
 from bridge.scope import task_scope
@@ -73,6 +74,23 @@ async def endpoint(
 def frame(payload: bytes, *, opcode: int = 1) -> bytes:
     """A whole masked frame of less than 126 bytes (RFC 6455 §5.2); the mask is zero, so the payload stays readable."""
     return bytes((0x80 | opcode, 0x80 | len(payload))) + bytes(4) + payload
+
+
+async def test_a_wrong_token_is_refused_with_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with endpoint(Recorder()) as (_, port):
+        with capture_logs() as logs:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer wrong\r\n"
+                f"Device-Id: {ALICE.device_id}\r\nClient-Id: {ALICE.client_id}\r\n\r\n".encode()
+            )
+            answer = await reader.read()
+            writer.close()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.endswith(b'{"error":"the bearer token is missing or wrong"}')
+    assert [line["event"] for line in logs] == ["connection refused, the token is missing or wrong"]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def open_socket(port: int, *, receive_buffer_bytes: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -307,3 +325,26 @@ def test_the_limits_on_uvloop() -> None:
         runner.run(test_wrong_tokens_shut_an_address_out_and_no_other())
         runner.run(test_connections_are_bounded_in_all())
         runner.run(test_a_device_whose_network_is_gone_is_found_by_what_it_does_not_acknowledge())
+
+
+async def gone(served: WebSocketEndpoint) -> None:
+    async with asyncio.timeout(10):
+        while served.stats.connections_open:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_log_says_who_ended_a_connection() -> None:
+    with capture_logs() as logs:
+        async with endpoint(Recorder()) as (served, port):
+            _, writer = await open_socket(port)
+            writer.write(frame(HELLO))
+            writer.close()
+            await gone(served)
+            reader, writer = await open_socket(port)
+            served.disconnect(ALICE.device_id)
+            await reader.read()
+            writer.close()
+            await gone(served)
+    ends = [line["reason"] for line in logs if line["event"] == "device disconnected"]
+    assert ends == ["closed by the device, or lost", "closed by the server"]
+    assert {line["peer"] for line in logs if line["event"] == "device connected"} == {"127.0.0.1"}

@@ -135,6 +135,23 @@ async def test_the_newest_connection_wins_whichever_worker_it_is_at(cluster: Clu
     pytest.fail("the kernel never chooses the other worker")
 
 
+async def test_check_043_a_device_that_comes_back_to_another_worker_is_told_goodbye(cluster: Cluster) -> None:
+    """In auto mode a listening device says nothing by itself: without a goodbye it would listen for ever."""
+    async with device(cluster, 0x22, reconnect_s=3600) as one:
+        for _ in range(60):
+            await one.start_listening()
+            believed = one.session_id
+            one.drop_mqtt()
+            await one.control.connect()
+            await asyncio.sleep(0.2)
+            if any(line["device"] == one.options.device_id for line in cluster.lines("the device has connected to another worker")):
+                await one.wait_for_state(State.IDLE)
+                assert [is_message("goodbye", session_id=believed)(event.message) for event in one.events].count(True) == 1
+                return
+            await one.goodbye()
+    pytest.fail("the kernel never chooses the other worker")
+
+
 async def only_one(cluster: Cluster) -> None:
     """One connection and one session are left in all."""
     async with asyncio.timeout(PATIENCE_S):
