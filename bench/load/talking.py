@@ -48,6 +48,8 @@ class Talk:
     """Of the median of that, from the first half of the time to the second."""
     lag_ms: tuple[float, float, float]
     """The loop's: 50th and 99th percentile, maximum."""
+    collections_ms: tuple[int, float]
+    """Full collections of garbage: how many, and the longest."""
     dropped: int
     """Frames of which the ear had 50 waiting."""
     lost: int
@@ -76,6 +78,7 @@ class Talk:
                 f"  Silero: {self.windows_a_packet:.2f} windows a packet (1.88 without any skipped), {self.windows_a_batch:.1f} a batch",
                 f"  ears are behind by   {self.behind_ms} ms, growing by {self.growth_ms:.1f} ms",
                 "  loop is late by      p50 {:8.1f}   p99 {:8.1f}   max {:8.1f} ms".format(*self.lag_ms),
+                "  {} full collections of garbage, the longest {:.0f} ms".format(*self.collections_ms),
                 "  generator is late by p50 {:8.1f}   p99 {:8.1f}   max {:8.1f} ms".format(*self.late_ms),
             )
         )
@@ -120,6 +123,7 @@ async def talking(options: argparse.Namespace, servers: Servers, devices: int) -
         behind_ms=Spread.of(middle.behind_ms + last.behind_ms),
         growth_ms=percentile(last.behind_ms, 0.5) - percentile(middle.behind_ms, 0.5),
         lag_ms=(max(middle.lag_p50_ms, last.lag_p50_ms), max(middle.lag_p99_ms, last.lag_p99_ms), max(middle.lag_max_ms, last.lag_max_ms)),
+        collections_ms=(len(middle.gc_ms + last.gc_ms), max(middle.gc_ms + last.gc_ms, default=0.0)),
         dropped=last.queue_dropped - first.queue_dropped,
         lost=result.sent - received,
         late_ms=tuple(result.late_ms),
