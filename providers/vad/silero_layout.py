@@ -52,7 +52,7 @@ def laid_out(model: bytes) -> bytes:
     """The model for batches: ``input`` [b, 576] and ``state`` [2, b, 128] to ``output`` [b, 1] and ``stateN``. Raises UnknownLayout."""
     try:
         weights = _weights(model)
-    except (IndexError, ValueError) as error:
+    except (IndexError, OverflowError, ValueError) as error:
         raise UnknownLayout(f"not an ONNX model: {error}") from error
     return _model(_network(weights))
 
