@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, Protocol
 
 import numpy as np
 import structlog
@@ -66,24 +67,61 @@ class _Job:
     done: asyncio.Future[None]
 
 
-class _Network:
-    """A model's session. Not re-entrant."""
+class _Network(Protocol):
+    """A model that hears several listeners at once. Not re-entrant."""
+
+    def run(self, windows: _Floats, counts: Sequence[int], states: _Floats) -> list[list[float]]:
+        """Probabilities of the listeners' first windows, of their second ones, ...
+
+        ``windows`` [sum of counts, 576]: the first of each listener, then the second of the first ``counts[1]`` of them, ...
+        ``states`` [2, counts[0], 128] move on.
+        """
+
+
+class _Published:
+    """The model as it is."""
 
     def __init__(self, model: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        # the published graph has a network for 8 kHz too
+        self._session = _session(model)
+        # it may have a network for 8 kHz too
         takes_rate = any(one.name == "sr" for one in self._session.get_inputs())
         self._rate = {"sr": np.array(SAMPLE_RATE_HZ, np.int64)} if takes_rate else {}
 
-    def run(self, windows: _Floats, states: _Floats) -> tuple[list[float], _Floats]:
-        """Windows ``[B, 576]`` and states ``[2, B, 128]`` to B probabilities and the states after."""
-        found, after = self._session.run(None, {"input": windows, "state": states, **self._rate})
-        return cast("list[float]", found[:, 0].tolist()), after
+    def run(self, windows: _Floats, counts: Sequence[int], states: _Floats) -> list[list[float]]:
+        found, start = [], 0
+        for count in counts:
+            inputs = {"input": windows[start : start + count], "state": np.ascontiguousarray(states[:, :count]), **self._rate}
+            probabilities, states[:, :count] = self._session.run(None, inputs)
+            found.append(probabilities[:, 0].tolist())
+            start += count
+        return found
+
+
+class _LaidOut:
+    """The same, laid out for batches. Raises UnknownLayout for a model that is not known well enough."""
+
+    def __init__(self, model: bytes) -> None:
+        layout = laid_out(model)
+        self._front, self._cell = _session(layout.front), _session(layout.cell)
+
+    def run(self, windows: _Floats, counts: Sequence[int], states: _Floats) -> list[list[float]]:
+        drives = self._front.run(None, {"input": windows})[0]
+        found, start = [], 0
+        for count in counts:
+            inputs = {"drive": drives[start : start + count], "state": np.ascontiguousarray(states[:, :count])}
+            probabilities, states[:, :count] = self._cell.run(None, inputs)
+            found.append(probabilities[:, 0].tolist())
+            start += count
+        return found
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class SileroStream:
@@ -208,22 +246,21 @@ class Silero:
             self._await_turn(loop)
 
     def _compute(self, network: _Network, batch: list[_Job]) -> None:
-        """Up to so many windows of each listener, in step: its probabilities grow and its state moves on."""
-        rounds = [job.windows[:_MAX_ROUNDS] for job in batch]
-        states = [job.stream.state for job in batch]
-        for step in range(max(map(len, rounds), default=0)):
-            active = [index for index, some in enumerate(rounds) if len(some) > step]
-            windows = np.concatenate([rounds[index][step] for index in active]).reshape(-1, _INPUT_SAMPLES)
-            found, after = network.run(windows * _TO_UNIT, np.stack([states[index] for index in active], axis=1))
-            for place, (index, probability) in enumerate(zip(active, found, strict=True)):
-                batch[index].probabilities.append(probability)
-                states[index] = after[:, place]
-            self.stats.batches += 1
-            self.stats.windows += len(active)
-        for job, done, state in zip(batch, rounds, states, strict=True):
-            job.windows = job.windows[len(done) :]
+        """Up to so many windows of each listener: its probabilities grow and its state moves on."""
+        batch.sort(key=lambda job: -min(len(job.windows), _MAX_ROUNDS))  # who has a second window has it among the first
+        rounds = [[job.windows[step] for job in batch if len(job.windows) > step] for step in range(_MAX_ROUNDS)]
+        counts = [len(windows) for windows in rounds if windows]
+        windows = np.concatenate([window for step in rounds for window in step]).reshape(-1, _INPUT_SAMPLES) * _TO_UNIT
+        states = np.stack([job.stream.state for job in batch], axis=1)
+        for probabilities in network.run(windows, counts, states):
+            for job, probability in zip(batch, probabilities, strict=False):
+                job.probabilities.append(probability)
+        for place, job in enumerate(batch):
+            del job.windows[:_MAX_ROUNDS]
             if job.generation == job.stream.generation:  # not reset meanwhile
-                job.stream.state = state.copy()  # the batch it is a part of need not be kept
+                job.stream.state = states[:, place].copy()  # the batch it is a part of need not be kept
+        self.stats.batches += 1
+        self.stats.windows += len(windows)
 
     def _answer(self, batch: list[_Job]) -> None:
         for job in batch:
@@ -241,17 +278,16 @@ class Silero:
 
 
 def _best_network(model: bytes) -> _Network:
-    """The model laid out for batches, or of the model as it is when that is not known to be the same."""
-    published = _Network(model)
-    rng = np.random.default_rng(0)
-    windows, states = rng.normal(0, 0.1, (2, _INPUT_SAMPLES)).astype(np.float32), np.zeros((2, 2, 128), np.float32)
-    wanted, wanted_after = published.run(windows, states)
+    """The model laid out for batches, or as it is when that is not known to be the same."""
+    published = _Published(model)
     try:
-        network = _Network(laid_out(model))
+        network = _LaidOut(model)
     except UnknownLayout as reason:
         log.info("Voice activity model is used as it is, which takes about three times as long", reason=str(reason))
         return published
-    found, after = network.run(windows, states)
+    windows = np.random.default_rng(0).normal(0, 0.1, (3, _INPUT_SAMPLES)).astype(np.float32)
+    wanted_after, after = np.zeros((2, 2, 128), np.float32), np.zeros((2, 2, 128), np.float32)
+    wanted, found = (np.concatenate(each.run(windows, (2, 1), to)) for each, to in ((published, wanted_after), (network, after)))
     if not (np.allclose(found, wanted, atol=_SAME) and np.allclose(after, wanted_after, atol=_SAME)):
         log.warning("Voice activity model is used as it is: laid out for batches it would say something else")
         return published

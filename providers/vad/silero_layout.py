@@ -1,8 +1,9 @@
-"""Silero's network, laid out for batches (pure): the published model in, one that gives the same and works with large matrices out.
+"""Silero's network, laid out for batches (pure): the published model in, two that together give the same and work with large matrices out.
 
 The published graph convolves each window of a batch by itself, four positions at a time, which leaves a processor's vector units
-waiting. A window has so few positions that every convolution may as well be one matrix over all of them; then a batch is one
-product a layer. The weights are the published ones: nothing is trained, rounded or left out.
+waiting. Here each layer is one product of matrices for the whole batch: the first convolution has a row for each position, the later
+ones, with few positions, a matrix over all of them. All but the recurrent cell, which alone has a memory, is a graph of its own: it
+takes several windows of a listener at once. The weights are the published ones: nothing is trained, rounded or left out.
 
 A model is a protocol buffer (onnx.proto3 of the ONNX specification, whose field numbers these are); the few messages that are
 needed here are read and written by hand, because the package `onnx` is larger than the engine.
@@ -11,6 +12,7 @@ needed here are read and written by hand, because the package `onnx` is larger t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,7 +24,7 @@ _IR_VERSION: Final = 8
 _OPSET: Final = 17
 _FLOAT, _INT64 = 1, 7
 _HOP, _BLOCKS, _FRAMES, _BINS, _UNITS = 128, 5, 4, 129, 128
-_STRIDES: Final = (1, 2, 2, 1)
+_STRIDES: Final = (2, 2, 1)  # of the second convolution and those behind it
 _BRANCH: Final = "then_branch"
 """Of the published graph: the network for 16 kHz."""
 _SHAPES: Final = {
@@ -48,29 +50,44 @@ class UnknownLayout(Exception):
     """The model is not built as this module knows it."""
 
 
-def laid_out(model: bytes) -> bytes:
-    """The model for batches: ``input`` [b, 576] and ``state`` [2, b, 128] to ``output`` [b, 1] and ``stateN``. Raises UnknownLayout."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Two ONNX models."""
+
+    front: bytes
+    """``input``, windows [n, 576], to ``drive`` [n, 512]."""
+    cell: bytes
+    """``drive`` [b, 512] and ``state`` [2, b, 128] to ``output``, probabilities [b, 1], and ``stateN``."""
+
+
+def laid_out(model: bytes) -> Layout:
+    """The published model for batches. Raises UnknownLayout."""
     try:
         weights = _weights(model)
     except (IndexError, OverflowError, ValueError) as error:
         raise UnknownLayout(f"not an ONNX model: {error}") from error
-    return _model(_network(weights))
+    drive, state = _value("drive", ("b", 4 * _UNITS)), _value("state", (2, "b", _UNITS))
+    return Layout(
+        front=_model(_front(weights), inputs=[_value("input", ("b", 576))], outputs=[drive]),
+        cell=_model(_cell(weights), inputs=[drive, state], outputs=[_value("output", ("b", 1)), _value("stateN", (2, "b", _UNITS))]),
+    )
 
 
 # -- the network -----------------------------------------------------------------------------------------------------------
-def _network(weights: dict[str, _Floats]) -> Iterator[bytes]:
-    """The fields of the graph: constants and nodes."""
+def _front(weights: dict[str, _Floats]) -> Iterator[bytes]:
+    """The fields of the graph, constants and nodes: spectrum, four convolutions, and what they mean to the cell's gates."""
     yield from _spectrum(weights["stft.forward_basis_buffer"])
-    positions, before = _FRAMES, "magnitude"
-    for number, stride in enumerate(_STRIDES):
-        kernel, bias = weights[f"encoder.{number}.reparam_conv.weight"], weights[f"encoder.{number}.reparam_conv.bias"]
-        matrix, positions = _as_matrix(kernel, positions=positions, stride=stride)
+    yield from _first_convolution(weights["encoder.0.reparam_conv.weight"], weights["encoder.0.reparam_conv.bias"])
+    positions = _FRAMES
+    for number, stride in enumerate(_STRIDES, 1):
+        matrix, positions = _as_matrix(weights[f"encoder.{number}.reparam_conv.weight"], positions=positions, stride=stride)
         yield _constant(f"kernel{number}", matrix)
-        yield _constant(f"bias{number}", np.tile(bias, positions))
-        yield _node("Gemm", (before, f"kernel{number}", f"bias{number}"), (f"sum{number}",))
+        yield _constant(f"bias{number}", np.tile(weights[f"encoder.{number}.reparam_conv.bias"], positions))
+        yield _node("Gemm", (f"layer{number - 1}", f"kernel{number}", f"bias{number}"), (f"sum{number}",))
         yield _node("Relu", (f"sum{number}",), (f"layer{number}",))
-        before = f"layer{number}"
-    yield from _memory(weights, before)
+    yield _constant("drive_kernel", weights["decoder.rnn.weight_ih"].T)
+    yield _constant("drive_bias", weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"])
+    yield _node("Gemm", ("layer3", "drive_kernel", "drive_bias"), ("drive",))
 
 
 def _spectrum(basis: _Floats) -> Iterator[bytes]:
@@ -94,22 +111,40 @@ def _spectrum(basis: _Floats) -> Iterator[bytes]:
     yield _node("Mul", ("imaginary", "imaginary"), ("imaginary2",))
     yield _node("Add", ("real2", "imaginary2"), ("power",))
     yield _node("Sqrt", ("power",), ("root",))
-    yield _constant("as_window", np.array([-1, _FRAMES * _BINS], np.int64))
-    yield _node("Reshape", ("root", "as_window"), ("magnitude",))
+    yield _constant("as_positions", np.array([-1, _FRAMES, _BINS], np.int64))
+    yield _node("Reshape", ("root", "as_positions"), ("magnitude",))
 
 
-def _memory(weights: dict[str, _Floats], before: str) -> Iterator[bytes]:
+def _first_convolution(kernel: _Floats, bias: _Floats) -> Iterator[bytes]:
+    """``layer0`` [b, 4 * 128]: each position with its two neighbours is a row. As one matrix it would not fit into a core's cache."""
+    outputs, inputs, width = kernel.shape
+    yield _constant("around", np.array([0, 1, 0, 0, 1, 0], np.int64))
+    yield _node("Pad", ("magnitude", "around"), ("surrounded",))
+    for tap in range(width):
+        yield _constant(f"tap{tap}_start", np.array([tap], np.int64))
+        yield _constant(f"tap{tap}_end", np.array([tap + _FRAMES], np.int64))
+        yield _node("Slice", ("surrounded", f"tap{tap}_start", f"tap{tap}_end", "axis1"), (f"tap{tap}",))
+    yield _node("Concat", tuple(f"tap{tap}" for tap in range(width)), ("taps",), _number("axis", 2))
+    yield _constant("as_taps", np.array([-1, width * inputs], np.int64))
+    yield _node("Reshape", ("taps", "as_taps"), ("tap_rows",))
+    yield _constant("kernel0", kernel.transpose(2, 1, 0).reshape(width * inputs, outputs))
+    yield _constant("bias0", bias)
+    yield _node("Gemm", ("tap_rows", "kernel0", "bias0"), ("sum0",))
+    yield _node("Relu", ("sum0",), ("positions0",))
+    yield _constant("as_layer", np.array([-1, _FRAMES * outputs], np.int64))
+    yield _node("Reshape", ("positions0", "as_layer"), ("layer0",))
+
+
+def _cell(weights: dict[str, _Floats]) -> Iterator[bytes]:
     """The recurrent cell (input, forget, cell and output gate, in this order) and the output."""
-    yield _constant("gates_kernel", np.concatenate((weights["decoder.rnn.weight_ih"], weights["decoder.rnn.weight_hh"]), axis=1).T)
-    yield _constant("gates_bias", weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"])
+    yield _constant("gates_kernel", weights["decoder.rnn.weight_hh"].T)
     yield _constant("output_kernel", weights["decoder.decoder.2.weight"][0])
     yield _constant("output_bias", weights["decoder.decoder.2.bias"])
     yield _constant("axis0", np.array([0], np.int64))
     yield _node("Split", ("state",), ("hidden_1", "cell_1"), _number("axis", 0))
     yield _node("Squeeze", ("hidden_1", "axis0"), ("hidden",))
     yield _node("Squeeze", ("cell_1", "axis0"), ("cell",))
-    yield _node("Concat", (before, "hidden"), ("felt",), _number("axis", 1))
-    yield _node("Gemm", ("felt", "gates_kernel", "gates_bias"), ("gates",))
+    yield _node("Gemm", ("hidden", "gates_kernel", "drive"), ("gates",))
     yield _node("Split", ("gates",), ("i", "f", "g", "o"), _number("axis", 1))
     for gate, function in (("i", "Sigmoid"), ("f", "Sigmoid"), ("g", "Tanh"), ("o", "Sigmoid")):
         yield _node(function, (gate,), (f"{gate}_open",))
@@ -219,9 +254,7 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------------
-def _model(graph: Iterable[bytes]) -> bytes:
-    inputs = _value("input", ("b", 576)), _value("state", (2, "b", 128))
-    outputs = _value("output", ("b", 1)), _value("stateN", (2, "b", 128))
+def _model(graph: Iterable[bytes], *, inputs: Iterable[bytes], outputs: Iterable[bytes]) -> bytes:
     parts = (*graph, _bytes(2, b"silero"), *(_bytes(11, value) for value in inputs), *(_bytes(12, value) for value in outputs))
     opset = _bytes(1, b"") + _int(2, _OPSET)
     return _int(1, _IR_VERSION) + _bytes(7, b"".join(parts)) + _bytes(8, opset)
