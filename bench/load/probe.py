@@ -71,9 +71,9 @@ class WatchedStream:
         found = await self._stream.feed(samples)
         self._samples += len(samples)
         self._packets += 1
-        behind_s = time.perf_counter() - self._samples / SAMPLE_RATE_HZ
-        self._least_s = min(self._least_s, behind_s)
         if self._packets % HEARD_SHARE == 0:
+            behind_s = time.perf_counter() - self._samples / SAMPLE_RATE_HZ
+            self._least_s = min(self._least_s, behind_s)
             self._hearing.behind_s.append(behind_s - self._least_s)
         return found
 

@@ -71,11 +71,11 @@ async def test_an_ear_that_stops_hearing_is_behind() -> None:
     vad = WatchedVad(EnergyVad())
     stream = vad.open()
     sound: Pcm = tone(0.06)
-    for _ in range(40):  # much faster than a microphone gives them
+    for _ in range(32):  # much faster than a microphone gives them
         await stream.feed(sound)
     await asyncio.sleep(0.2)
-    for _ in range(8):
-        await stream.feed(sound[:160])  # 10 ms: not enough to make up for it
+    for _ in range(16):
+        await stream.feed(sound[:16])  # 1 ms: not enough to make up for it
     behind_s = vad.hearing.behind_s
     assert len(behind_s) == 3
     assert behind_s[2] > 0.1
