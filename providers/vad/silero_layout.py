@@ -91,8 +91,16 @@ def _front(weights: dict[str, _Floats]) -> Iterator[bytes]:
 
 
 def _spectrum(basis: _Floats) -> Iterator[bytes]:
-    """``magnitude`` [b, 4 * 129] of four frames, each of two neighbouring blocks of 128 samples."""
-    yield _constant("basis", basis[:, 0].T)
+    """``magnitude`` [b, 4, 129] of four frames, each of two neighbouring blocks of 128 samples.
+
+    Windowed cosines are even about the middle of a frame and sines odd: folded there, a frame is half as long.
+    """
+    cosines, sines = basis[:_BINS, 0], basis[_BINS:, 0]
+    beyond = slice(255, 128, -1)
+    if basis[:, 0, 0].any() or (cosines[:, 1:128] != cosines[:, beyond]).any() or (sines[:, 1:128] != -sines[:, beyond]).any():
+        raise UnknownLayout("the spectrum is not a Fourier transform as this module knows it")
+    yield _constant("cosines", cosines[:, 1:129].T)
+    yield _constant("sines", sines[:, 1:128].T)
     yield _constant("padding", np.array([0, 0, 0, _HOP // 2], np.int64))
     yield _node("Pad", ("input", "padding"), ("padded",), _text("mode", "reflect"))
     yield _constant("as_blocks", np.array([-1, _BLOCKS, _HOP], np.int64))
@@ -105,8 +113,15 @@ def _spectrum(basis: _Floats) -> Iterator[bytes]:
     yield _node("Concat", ("earlier", "later"), ("frames",), _number("axis", 2))
     yield _constant("as_frames", np.array([-1, 2 * _HOP], np.int64))
     yield _node("Reshape", ("frames", "as_frames"), ("rows",))
-    yield _node("MatMul", ("rows", "basis"), ("spectrum",))
-    yield _node("Split", ("spectrum",), ("real", "imaginary"), _number("axis", 1))
+    for name, start, end, step in (("rising", 1, 128, 1), ("falling", 255, 128, -1), ("centre", 128, 129, 1)):
+        for part, value in (("start", start), ("end", end), ("step", step)):
+            yield _constant(f"{name}_{part}", np.array([value], np.int64))
+        yield _node("Slice", ("rows", f"{name}_start", f"{name}_end", "axis1", f"{name}_step"), (name,))
+    yield _node("Add", ("rising", "falling"), ("even_but_centre",))
+    yield _node("Concat", ("even_but_centre", "centre"), ("even",), _number("axis", 1))
+    yield _node("Sub", ("rising", "falling"), ("odd",))
+    yield _node("MatMul", ("even", "cosines"), ("real",))
+    yield _node("MatMul", ("odd", "sines"), ("imaginary",))
     yield _node("Mul", ("real", "real"), ("real2",))
     yield _node("Mul", ("imaginary", "imaginary"), ("imaginary2",))
     yield _node("Add", ("real2", "imaginary2"), ("power",))

@@ -56,6 +56,16 @@ def test_what_is_built_otherwise_is_not_guessed_at(published: bytes) -> None:
         laid_out(published[: len(published) // 2])
 
 
+@pytest.mark.models
+def test_a_spectrum_that_cannot_be_folded_is_noticed(published: bytes) -> None:
+    whole_window = published.find(np.float32(1).tobytes(), 1_000_000)  # the middle of the first cosine, which is a Hann window
+    neighbour = np.frombuffer(published, "<f4", count=1, offset=whole_window + 4)[0]
+    assert neighbour == pytest.approx(0.5 + 0.5 * np.cos(2 * np.pi / 256), abs=1e-6)
+    changed = published[: whole_window + 4] + np.float32(0.9).tobytes() + published[whole_window + 8 :]
+    with pytest.raises(UnknownLayout, match="spectrum"):
+        laid_out(changed)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_told_from_a_model(data: bytes) -> None:
     with pytest.raises(UnknownLayout):
