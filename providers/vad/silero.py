@@ -4,8 +4,8 @@ The model takes 512 samples at 16 kHz (32 ms) with the 64 before them, and a sta
 dimension is the batch, and a batch gives what one call per listener gives. All windows that have come while the event loop was
 busy with other things make up one batch: a lone listener is answered at once, and under load the batches grow by themselves.
 
-The published graph is laid out anew for that (:mod:`providers.vad.silero_layout`): 67 us of CPU a window alone, 15 us in a
-batch of 64, where it takes 117 and 55 as it is. That is less than handing a window to a thread and back costs, so the model runs on
+The published graph is laid out anew for that (:mod:`providers.vad.silero_layout`): 48 us of CPU a window alone, 13 us in a
+batch of 64, where it takes 119 and 55 as it is. That is less than handing a window to a thread and back costs, so the model runs on
 the loop, for about a millisecond at a time at most; only loading it is left to a thread.
 """
 
