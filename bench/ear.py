@@ -1,7 +1,6 @@
 """What it costs to listen: CPU time of one packet of 60 ms from the channel to the endpointing (Opus decoding, Silero, the ear).
 
-``on the loop`` is the part that other devices wait for; the rest runs in the detector's thread. Speech all the time, so the
-detector cannot skip windows.
+``on the loop`` is the part that other devices wait for: nearly all of it. Speech all the time, so the detector cannot skip windows.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class Utterance:
 
     def add(self, *frames: Pcm) -> None:
         self.frames.extend(frames)
-        self.samples += sum(len(frame) for frame in frames)
+        for frame in frames:
+            self.samples += len(frame)
 
     def continue_from(self, earlier: Utterance) -> None:
         """Put what was said before in front of this."""
@@ -158,6 +159,8 @@ class Ear:
         self._generation = 0
         self._barged = False
         self._utterance = Utterance()
+        self._waiting_since: float | None = None
+        self._link_watch: asyncio.TimerHandle | None = None
 
     # -- what the session tells it ---------------------------------------------------------------------------------------
     def open(self, mode: Mode, *, keep_speech: bool = False) -> None:
@@ -196,14 +199,19 @@ class Ear:
     async def run(self) -> None:
         """Until cancelled, or the channel closes (ChannelClosed). Cancellation loses at most the frames just taken."""
         loop = asyncio.get_running_loop()
-        patience_s = self._options.silence_ms / 1000 + SILENT_LINK_S
+        try:
+            await self._receive(loop)
+        finally:
+            if self._link_watch is not None:
+                self._link_watch.cancel()
+
+    async def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
-            try:
-                async with asyncio.timeout(patience_s if self._in_auto_speech() else None):
-                    frames = await self._channel.receive()
-            except TimeoutError:
-                self._hand_over()
-                continue
+            if self._link_watch is None and self._in_auto_speech():
+                self._watch_link(loop)
+            self._waiting_since = loop.time()
+            frames = await self._channel.receive()
+            self._waiting_since = None
             if self._mode is None:
                 self._waiting.extend(frames)
                 continue
@@ -213,6 +221,19 @@ class Ear:
             # a loss always comes together with the packet behind it
             for frame, following in zip_longest(frames, frames[1:]):
                 await self._hear(self._decoder.decode(frame, following), loop.time())
+
+    def _watch_link(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the utterance when nothing has come for too long. One timer watches over many packets: one for each would be dear."""
+        self._link_watch = None
+        if not self._in_auto_speech():
+            return
+        now = loop.time()
+        since = now if self._waiting_since is None else self._waiting_since  # what has come is being heard
+        until = since + self._options.silence_ms / 1000 + SILENT_LINK_S
+        if now >= until:
+            self._hand_over()
+        else:
+            self._link_watch = loop.call_at(until, self._watch_link, loop)
 
     def _in_auto_speech(self) -> bool:
         return self._mode in {Mode.AUTO, Mode.REALTIME} and self._endpointer.in_speech

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from udp_audio.address import RUN_PACKETS, Address, PeerAddress
 from udp_audio.cipher import Encryption, datagram_cipher
@@ -22,10 +23,9 @@ _MAX_RUNS = 8
 """Addresses on probation at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class UplinkFrame:
+class UplinkFrame(NamedTuple):
     """One frame from the device, in order. A frame that got lost has ``lost`` set and no bytes; a jump of ``sequence``
-    by more than one is a longer loss."""
+    by more than one is a longer loss. A named tuple and not a dataclass: one is made for every datagram."""
 
     opus: bytes
     sequence: int

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import uvloop
 
+from bench.load.cores import pin
 from bench.load.pacing import pacing
-from bench.load.plan import FleetPlan, FleetResult, impairment, raise_file_limit
+from bench.load.plan import FleetPlan, FleetResult, impairment, mac, raise_file_limit
 from bridge.device import Device, DeviceOptions, Speech
 from bridge.device.datagram import Received
 from bridge.device.errors import DeviceError
@@ -35,10 +36,6 @@ class TimedDevice(Device):
     def _packet_arrived(self, packet: Received) -> None:
         self.packets.append((self._loop.time(), packet.sequence))
         super()._packet_arrived(packet)
-
-
-def mac(number: int) -> str:
-    return f"02:10:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
 
 
 async def run(plan: FleetPlan) -> FleetResult:
@@ -113,6 +110,7 @@ async def _watch_lag(result: FleetResult, steady_at: float) -> None:
 def main() -> None:
     raise_file_limit()
     plan = FleetPlan(**json.load(sys.stdin))
+    pin(plan.cores)
     result = uvloop.run(run(plan))
     for name in ("stt_ms", "first_audio_ms", "pacing_ms", "lag_ms"):
         setattr(result, name, [round(value, 1) for value in getattr(result, name)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bridge.device.impairment import Impairment
@@ -28,6 +29,7 @@ class FleetPlan:
     impair: dict[str, float] = field(default_factory=dict)
     aead: bool = False
     timeout_s: float = 30.0
+    cores: Sequence[int] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +49,11 @@ class FleetResult:
     underruns: int = 0
     lag_ms: list[float] = field(default_factory=list)
     """How late this process's own loop was: what is above the pacing error's size makes that error ours."""
+
+
+def mac(number: int) -> str:
+    """The address of a device."""
+    return f"02:10:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
 
 
 def parse_impairment(text: str) -> dict[str, float]:

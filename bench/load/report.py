@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.load.pacing import percentile
 from bench.load.plan import FleetResult
+from bench.load.servers import Answer
 
 LIMIT_PACING_MS = 20.0
 LATE_RECEIVER_MS = 10.0
@@ -46,6 +47,13 @@ class Report:
     lost: int
     gaps: int
     underruns: int
+    send_ms: Spread | None = None
+    """Pacing error when the server sent: what the receivers see beyond it is theirs."""
+    send_gaps: int | None = None
+    loop_lag_ms: tuple[float, float, float] | None = None
+    """The server's: 50th and 99th percentile, maximum; the worst of its processes."""
+    collections_ms: tuple[int, float] | None = None
+    """The server's full garbage collections: how many, and the longest."""
     cpu_percent: float | None = None
     cpu_percent_per_device: float | None = None
     rss_mib: float | None = None
@@ -71,6 +79,12 @@ class Report:
             f"  {self.packets} packets, {self.lost} lost, {self.gaps} gaps over 100 ms, {self.underruns} underruns",
             f"  {self.lead_frames:.1f} frames ahead of playback",
         ]
+        if self.send_ms is not None and self.loop_lag_ms is not None and self.collections_ms is not None:
+            lines += [
+                f"  server: pacing when sent      {self.send_ms} ms, {self.send_gaps} gaps over 100 ms",
+                "  server: lag of the loop       p50 {:8.1f}   p99 {:8.1f}   max {:8.1f} ms".format(*self.loop_lag_ms),
+                "  server: {} full collections of garbage, the longest {:.0f} ms".format(*self.collections_ms),
+            ]
         if self.cpu_percent is not None:
             lines.append(f"  server: {self.cpu_percent:.0f} % of a core, {self.cpu_percent_per_device:.2f} % a device")
         if self.rss_mib is not None:
@@ -90,8 +104,10 @@ def merge(results: Sequence[FleetResult]) -> FleetResult:
     return whole
 
 
-def report(result: FleetResult, *, devices: int, turns_wanted: int, wall_s: float, **server: float | None) -> Report:
-    """The figures of a run."""
+def report(
+    result: FleetResult, *, devices: int, turns_wanted: int, wall_s: float, server: Answer | None = None, **used: float | None
+) -> Report:
+    """The figures of a run; ``used``: CPU and memory of the server."""
     pacing_ms, lag_ms = Spread.of(result.pacing_ms), Spread.of(result.lag_ms)
     notes = []
     if pacing_ms.p99 > LATE_RECEIVER_MS < lag_ms.p99:
@@ -113,5 +129,9 @@ def report(result: FleetResult, *, devices: int, turns_wanted: int, wall_s: floa
         gaps=result.gaps,
         underruns=result.underruns,
         notes=notes,
-        **server,
+        send_ms=None if server is None else Spread.of(server.send_ms),
+        send_gaps=None if server is None else server.send_gaps,
+        loop_lag_ms=None if server is None else (round(server.lag_p50_ms, 1), round(server.lag_p99_ms, 1), round(server.lag_max_ms, 1)),
+        collections_ms=None if server is None else (len(server.gc_ms), max(server.gc_ms, default=0.0)),
+        **used,
     )

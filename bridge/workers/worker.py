@@ -6,17 +6,18 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Final
+from typing import Any, Final, Protocol
 
 import structlog
 from pydantic import SecretStr
 
 from bridge import logs
 from bridge.app import run_loop, serve
+from bridge.banner import Facts
 from bridge.errors import OperatorError, explain
 from bridge.workers.messages import Failed, Reader, Welcome, dump
 from bridge.workers.seat import Seat
@@ -27,15 +28,24 @@ log = structlog.get_logger(__name__)
 WELCOME_TIMEOUT_S: Final = 30.0
 
 
-def run(loaded: Loaded, descriptor: int) -> int:
-    """Serve until SIGTERM, or until the supervisor at the other end of the socket ``descriptor`` is gone."""
+class Serve(Protocol):
+    """What :func:`bridge.app.serve` is to a worker."""
+
+    def __call__(self, loaded: Loaded, *, ready: Callable[[Facts], None], stop: asyncio.Event, seat: Seat) -> Coroutine[Any, Any, None]: ...
+
+
+def run(loaded: Loaded, descriptor: int, *, serve: Serve = serve) -> int:
+    """Serve until SIGTERM, or until the supervisor at the other end of the socket ``descriptor`` is gone.
+
+    ``serve``: :func:`bridge.app.serve`, or what has more to do around it.
+    """
     os.set_inheritable(descriptor, False)
     end = socket.socket(fileno=descriptor)
     welcome = _read_welcome(end)
     loaded = seated(loaded, welcome)
     logs.configure(loaded.tree.log, worker=welcome.index)
     sys.excepthook = _telling(end.dup(), sys.excepthook)
-    run_loop(_serve(loaded, welcome, end))
+    run_loop(_sit(loaded, welcome, end, serve))
     return 0
 
 
@@ -61,7 +71,7 @@ def seated(loaded: Loaded, welcome: Welcome) -> Loaded:
     return replace(loaded, tree=tree, origins=loaded.origins | dict.fromkeys(ports, "supervisor"))
 
 
-async def _serve(loaded: Loaded, welcome: Welcome, end: socket.socket) -> None:
+async def _sit(loaded: Loaded, welcome: Welcome, end: socket.socket, serve: Serve) -> None:
     stop = asyncio.Event()
     seat = Seat(welcome)
     await seat.open(end, on_lost=stop.set)

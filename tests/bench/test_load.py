@@ -111,3 +111,18 @@ async def test_a_small_run_over_real_sockets() -> None:
     assert (found["devices"], found["turns"], found["failures"], found["lost"]) == (2, 2, {}, 0)
     assert found["packets"] >= 2 * 17
     assert found["first_audio_ms"]["p50"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.models
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_few_talkers_are_heard(workers: int) -> None:
+    arguments = f"talkers --devices 3 --seconds 2 --workers {workers} --server-cores= --generator-cores= --json".split()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.load", *arguments, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    found = json.loads(output)
+    assert process.returncode == 0
+    assert (found["devices"], found["failed"], found["lost"], found["dropped"]) == (3, 0, 0, 0)
+    assert found["windows_a_packet"] > 1
+    assert found["packet_us"] > 0
