@@ -25,6 +25,7 @@ from bridge.address import AdvertisedHost
 from bridge.admin import AdminAccess, admin_token, local_url, write_access
 from bridge.audio_path import PathState
 from bridge.banner import Facts, banner
+from bridge.codec_pool import CodecPool
 from bridge.control import Control, build_control, hand_off, start_broker
 from bridge.engines import Providers, build_engines, describe
 from bridge.errors import OperatorError
@@ -138,7 +139,9 @@ async def bridge(
     codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
     services = Services(
         settings=settings,
-        engines=Engines(asr=engines.asr, llm=engines.llm, tts=engines.tts, intents=engines.intents, codec=codec),
+        engines=Engines(
+            asr=engines.asr, llm=engines.llm, tts=engines.tts, intents=engines.intents, codec=CodecPool(codec, at_once=CODEC_THREADS + 2)
+        ),
         vad=engines.vad,
         skills=Skills(assistant_name=settings.assistant.name, timezone=settings.assistant.timezone),
         metrics=metrics,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import structlog
 
+from bridge.codec_pool import CodecPool
 from bridge.ear import Utterance
 from bridge.emotions import NEUTRAL
 from bridge.history import History
@@ -98,7 +98,7 @@ class Engines:
     llm: Llm
     tts: TextToSpeech
     intents: IntentRecognizer
-    codec: Executor
+    codec: CodecPool
     """Where Opus is encoded."""
 
 
@@ -152,6 +152,9 @@ class Turn:
     _played: list[tuple[str, float]] = field(default_factory=list)
     """Sentences with the loop time at which their playback begins."""
     _tool_messages: list[Message] = field(default_factory=list)
+    _encoding_since: float = 0.0
+    _encoded: int = 0
+    """Packets of this answer so far."""
 
     # -- the whole turn ----------------------------------------------------------------------------------------------------
     async def run(self) -> Outcome:
@@ -321,12 +324,22 @@ class Turn:
     async def _synthesize(self, text: str, encoder: VoiceEncoder, out: asyncio.Queue[str | bytes | None]) -> None:
         speech = patient(self._first_speech(text), seconds=self.limits.tts_s, what="speech synthesis")
         first = True
-        async with aclosing(packets(speech, encoder, self.engines.codec)) as encoded:
+        async with aclosing(packets(speech, encoder, self.engines.codec, due=self._next_due)) as encoded:
             async for packet in encoded:
                 if first:
                     first = False
                     await out.put(text)
+                self._encoded += 1
                 await out.put(packet)
+
+    def _lead(self) -> int:
+        return self.lead_frames or self.audio.lead_frames
+
+    def _next_due(self) -> float:
+        """When the packet after those that are encoded is to be sent, if the first is sent as soon as there is one."""
+        self._encoding_since = self._encoding_since or self._now()
+        behind_lead = max(0, self._encoded - self._lead() + 1)
+        return self._encoding_since + behind_lead * self.audio.frame_ms / 1000
 
     async def _first_speech(self, text: str) -> AsyncGenerator[PcmFrame, None]:
         async with aclosing(self.engines.tts.synthesize(text)) as speech:
@@ -337,7 +350,7 @@ class Turn:
     # -- play --------------------------------------------------------------------------------------------------------------
     async def _play(self, frames: asyncio.Queue[str | bytes | None]) -> None:
         """Send each frame when the playback clock says so, and a sentence's text with its first frame."""
-        pacer = Pacer(frame_s=self.audio.frame_ms / 1000, lead_frames=self.lead_frames or self.audio.lead_frames)
+        pacer = Pacer(frame_s=self.audio.frame_ms / 1000, lead_frames=self._lead())
         pending = ""
         while (item := await frames.get()) is not None:
             if isinstance(item, str):

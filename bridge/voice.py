@@ -5,14 +5,13 @@ Resampling and encoding run in a small pool of threads; one :class:`VoiceEncoder
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from concurrent.futures import Executor
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import numpy as np
 import soxr
 
+from bridge.codec_pool import CodecPool
 from providers.base import Pcm, PcmFrame
 from settings.model import Audio
 from udp_audio.opus import OpusEncoder
@@ -66,15 +65,16 @@ class VoiceEncoder:
         return [self._encoder.encode(frame) for frame in samples[:whole].reshape(count, self._frame_samples)]
 
 
-async def packets(speech: AsyncGenerator[PcmFrame, None], encoder: VoiceEncoder, executor: Executor) -> AsyncGenerator[bytes, None]:
-    """The Opus packets of one sentence, as early as they are complete. Closes ``speech``."""
-    loop = asyncio.get_running_loop()
+async def packets(
+    speech: AsyncGenerator[PcmFrame, None], encoder: VoiceEncoder, codec: CodecPool, *, due: Callable[[], float]
+) -> AsyncGenerator[bytes, None]:
+    """The Opus packets of one sentence, as early as they are complete. ``due``: when the next one is needed. Closes ``speech``."""
     async with aclosing(speech):
         async for frame in speech:
             piece = max(1, int(frame.sample_rate_hz * PIECE_S))
             for start in range(0, len(frame.samples), piece):
                 chunk = frame.samples[start : start + piece]
-                for packet in await loop.run_in_executor(executor, encoder.push, chunk, frame.sample_rate_hz):
+                for packet in await codec.run(due(), encoder.push, chunk, frame.sample_rate_hz):
                     yield packet
-    for packet in await loop.run_in_executor(executor, encoder.finish):
+    for packet in await codec.run(due(), encoder.finish):
         yield packet

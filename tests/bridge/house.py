@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from bridge.codec_pool import CodecPool
 from bridge.device.codec import Encoder
 from bridge.device.datagram import Uplink
 from bridge.observe import Metrics
@@ -45,7 +46,9 @@ class House:
         self._keep = keep
         self.services = Services(
             settings=self.settings,
-            engines=Engines(**(usual | {key: engines[key] for key in engines if key != "vad"}), codec=codec or InlineExecutor()),
+            engines=Engines(
+                **(usual | {key: engines[key] for key in engines if key != "vad"}), codec=CodecPool(codec or InlineExecutor(), at_once=4)
+            ),
             vad=engines.get("vad", EnergyVad()),
             skills=Skills(assistant_name="Test", timezone=None),
             metrics=self.metrics,

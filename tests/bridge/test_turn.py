@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bridge.codec_pool import CodecPool
 from bridge.ear import Utterance
 from bridge.history import INTERRUPTED, History
 from bridge.phrases import phrases
@@ -102,7 +103,7 @@ class Stage:
             number=1,
             request=request or Request(utterance=utterance),
             output=self.output,
-            engines=Engines(asr=self.asr, llm=self.llm, tts=self.tts, intents=self.intents, codec=InlineExecutor()),
+            engines=Engines(asr=self.asr, llm=self.llm, tts=self.tts, intents=self.intents, codec=CodecPool(InlineExecutor(), at_once=2)),
             audio=AUDIO,
             limits=TurnLimits(),
             history=self.history,

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 import numpy as np
 import pytest
 
+from bridge.codec_pool import CodecPool
 from bridge.voice import VoiceEncoder, packets
 from providers.base import PcmFrame
 from settings.model import Audio
@@ -67,7 +68,7 @@ async def test_the_source_is_closed_when_nobody_listens_any_more() -> None:
         finally:
             closed.append(True)
 
-    stream = packets(speech(), VoiceEncoder(Audio()), InlineExecutor())
+    stream = packets(speech(), VoiceEncoder(Audio()), CodecPool(InlineExecutor(), at_once=1), due=lambda: 0.0)
     await anext(stream)
     await stream.aclose()
     assert closed == [True]
