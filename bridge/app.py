@@ -13,6 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import tzinfo
 from functools import partial
 from pathlib import Path
@@ -136,20 +137,8 @@ async def bridge(
     _make_directory(settings.data_dir)
     engines = await build_engines(settings, providers)
     metrics = Metrics()
-    codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
-    services = Services(
-        settings=settings,
-        engines=Engines(
-            asr=engines.asr, llm=engines.llm, tts=engines.tts, intents=engines.intents, codec=CodecPool(codec, at_once=CODEC_THREADS + 2)
-        ),
-        vad=engines.vad,
-        skills=Skills(assistant_name=settings.assistant.name, timezone=settings.assistant.timezone),
-        metrics=metrics,
-        timezone=timezone,
-    )
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(codec.shutdown, wait=False, cancel_futures=True)
-        stack.push_async_callback(engines.aclose)
+        services = _services(stack, settings, engines, metrics, timezone)
         devices, activations = await _open_registry(stack, settings, seat)
         tasks = await stack.enter_async_context(task_scope())
         audio = AudioServer()
@@ -196,26 +185,15 @@ async def bridge(
             stack.push_async_callback(control.broker.aclose)
         updates = _updates(stack, settings, devices)
         token = admin_token(settings)
-        is_ready = [False]
-        http_ports = [settings.http.port]
+        now = _Now(http_port=settings.http.port)
         app = build_app(
             store=devices,
             activations=activations,
-            endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=http_ports[0]),
-            ready=lambda: is_ready[0],
+            endpoints=lambda: _endpoints(settings, host=host.current, mqtt_port=ports.told, http_port=now.http_port),
+            ready=lambda: now.ready,
             metrics=seat.exposition if seat else metrics.exposition,
             device_stats=seat.statistics if seat else registry.statistics,
-            options=OtaOptions(
-                keepalive_s=settings.mqtt.keepalive_s,
-                timezone=timezone,
-                admin_token=token,
-                version=release(),
-                requests_per_s=settings.limits.ota_requests_per_minute / 60,
-                requests_burst=settings.limits.ota_requests_per_minute,
-                is_exempt=gate.is_exempt,
-                broker=hand_off(settings, host=host.current),
-                websocket_version=settings.websocket.version,
-            ),
+            options=_ota_options(settings, gate, timezone, admin_token=token, host=host.current),
             updates=updates,
             extra_routes=websocket.routes() if settings.websocket.enabled else (),
         )
@@ -223,7 +201,7 @@ async def bridge(
         parts = {"udp": audio, "websocket": websocket, "devices": devices, "ota": app.state, "limits": gate} | updates.parts
         _publish_stats(settings, metrics, registry, {"mqtt": control.front, "broker": control.broker} | parts)
         http = HttpServer(tasks)
-        http_port = http_ports[0] = await bind(
+        now.http_port = await bind(
             loaded,
             "http.port",
             settings.http.port,
@@ -238,15 +216,15 @@ async def bridge(
         )
         stack.push_async_callback(http.aclose)
         if not seat:
-            write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, http_port), token))
+            write_access(settings.data_dir, AdminAccess(local_url(settings.http.host, now.http_port), token))
         stack.push_async_callback(_say_goodbye, registry, shut=control.front if seat else None)
         _start_chores(tasks, metrics, host, updates, _warm_up(engines, settings, timezone, warmed))
-        is_ready[0] = True
+        now.ready = True
         yield Facts(
             version=release(),
             host=host.current,
             found_by_itself=settings.advertise.host is None,
-            http_port=http_port,
+            http_port=now.http_port,
             mqtt_port=ports.plain,
             mqtt_tls_port=ports.tls,
             broker=f"{settings.broker.host}:{settings.broker.port}" if control.broker else "",
@@ -258,10 +236,56 @@ async def bridge(
             tts=describe(settings.tts),
             data_dir=settings.data_dir,
         )
-        is_ready[0] = False
+        now.ready = False
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Now:
+    """What the HTTP side is told anew for each request, because it is known, or changes, only after it was built."""
+
+    http_port: int
+    ready: bool = False
+
+
+def _services(
+    stack: contextlib.AsyncExitStack, settings: SettingsTree, providers: Providers, metrics: Metrics, timezone: tzinfo | None
+) -> Services:
+    """What all sessions share; the engines and the threads that encode end with ``stack``."""
+    codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+    stack.callback(codec.shutdown, wait=False, cancel_futures=True)
+    stack.push_async_callback(providers.aclose)
+    return Services(
+        settings=settings,
+        engines=Engines(
+            asr=providers.asr,
+            llm=providers.llm,
+            tts=providers.tts,
+            intents=providers.intents,
+            codec=CodecPool(codec, at_once=CODEC_THREADS + 2),
+        ),
+        vad=providers.vad,
+        skills=Skills(assistant_name=settings.assistant.name, timezone=settings.assistant.timezone),
+        metrics=metrics,
+        timezone=timezone,
+    )
+
+
+def _ota_options(settings: SettingsTree, gate: Gate, timezone: tzinfo | None, *, admin_token: str, host: str) -> OtaOptions:
+    per_minute = settings.limits.ota_requests_per_minute
+    return OtaOptions(
+        keepalive_s=settings.mqtt.keepalive_s,
+        timezone=timezone,
+        admin_token=admin_token,
+        version=release(),
+        requests_per_s=per_minute / 60,
+        requests_burst=per_minute,
+        is_exempt=gate.is_exempt,
+        broker=hand_off(settings, host=host),
+        websocket_version=settings.websocket.version,
+    )
+
+
 async def _open_registry(
     stack: contextlib.AsyncExitStack, settings: SettingsTree, seat: Seat | None
 ) -> tuple[DeviceStore, Activations | Codes]:
