@@ -138,7 +138,8 @@ async def bridge(
     engines = await build_engines(settings, providers)
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
-        services = _services(stack, settings, engines, metrics, timezone)
+        services = _services(settings, engines, _codec(stack, alone=seat is None), metrics, timezone)
+        stack.push_async_callback(engines.aclose)
         devices, activations = await _open_registry(stack, settings, seat)
         tasks = await stack.enter_async_context(task_scope())
         audio = AudioServer()
@@ -248,13 +249,17 @@ class _Now:
     ready: bool = False
 
 
-def _services(
-    stack: contextlib.AsyncExitStack, settings: SettingsTree, providers: Providers, metrics: Metrics, timezone: tzinfo | None
-) -> Services:
-    """What all sessions share; the engines and the threads that encode end with ``stack``."""
-    codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
-    stack.callback(codec.shutdown, wait=False, cancel_futures=True)
-    stack.push_async_callback(providers.aclose)
+def _codec(stack: contextlib.AsyncExitStack, *, alone: bool) -> CodecPool:
+    """Encodes in threads that end with ``stack`` when this process is ``alone`` on its cores, else on the loop."""
+    if not alone:
+        return CodecPool(None)
+    threads = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+    stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+    return CodecPool(threads, at_once=CODEC_THREADS + 2)
+
+
+def _services(settings: SettingsTree, providers: Providers, codec: CodecPool, metrics: Metrics, timezone: tzinfo | None) -> Services:
+    """What all sessions share."""
     return Services(
         settings=settings,
         engines=Engines(
@@ -262,7 +267,7 @@ def _services(
             llm=providers.llm,
             tts=providers.tts,
             intents=providers.intents,
-            codec=CodecPool(codec, at_once=CODEC_THREADS + 2),
+            codec=codec,
         ),
         vad=providers.vad,
         skills=Skills(assistant_name=settings.assistant.name, timezone=settings.assistant.timezone),

@@ -1,6 +1,6 @@
 """The voice of a turn: synthesised PCM of any rate to Opus packets of the session's format.
 
-Resampling and encoding run in a small pool of threads; one :class:`VoiceEncoder` belongs to one turn.
+Resampling and encoding run in the :class:`CodecPool`; one :class:`VoiceEncoder` belongs to one turn.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from bridge.codec_pool import CodecPool
 from providers.base import Pcm, PcmFrame
 from settings.model import Audio
 from udp_audio.opus import OpusEncoder
-
-PIECE_S = 0.24
-"""Speech that is encoded in one visit to a thread: small, so that the first packet does not wait for the whole sentence."""
 
 
 class VoiceEncoder:
@@ -71,7 +68,7 @@ async def packets(
     """The Opus packets of one sentence, as early as they are complete. ``due``: when the next one is needed. Closes ``speech``."""
     async with aclosing(speech):
         async for frame in speech:
-            piece = max(1, int(frame.sample_rate_hz * PIECE_S))
+            piece = max(1, int(frame.sample_rate_hz * codec.piece_s))
             for start in range(0, len(frame.samples), piece):
                 chunk = frame.samples[start : start + piece]
                 for packet in await codec.run(due(), encoder.push, chunk, frame.sample_rate_hz):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,3 +58,40 @@ async def test_whoever_is_cancelled_holds_no_place() -> None:
             await last
         assert served == ["last"]
         assert await pool.run(0.0, len, "four") == 4
+
+
+async def test_on_the_loop_the_order_is_the_same_and_others_have_their_turn_in_between() -> None:
+    served: list[str] = []
+    pool = CodecPool(None)
+    loop = asyncio.get_running_loop()
+
+    def serve(name: str) -> None:
+        served.append(name)
+        loop.call_soon(served.append, "other work")
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, due in (("first come", 0.0), ("late", 9.0), ("soon", 2.0), ("overdue", -1.0)):
+            tasks.create_task(pool.run(due, serve, name))
+    assert [name for name in served if name != "other work"] == ["first come", "overdue", "soon", "late"]
+    assert all("other work" in pair for pair in itertools.pairwise(served))
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(0.0, divmod, 7, 0)
+    assert await pool.run(0.0, divmod, 7, 2) == (3, 1)
+
+
+async def test_one_turn_alone_does_not_hold_the_loop() -> None:
+    pool = CodecPool(None)
+    passes = 0
+
+    async def others() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        beside = tasks.create_task(others())
+        for _ in range(20):
+            await pool.run(0.0, len, "piece")
+        beside.cancel()
+    assert passes >= 20
