@@ -30,6 +30,16 @@ class DeviceTransport(StrEnum):
     WEBSOCKET = "websocket"
 
 
+class DeviceProfile(StrEnum):
+    """A generation of firmware, or the desktop client, with its queue and its rules (bridge/device/profiles.py)."""
+
+    V2_4 = "2.4"
+    V2_1 = "2.1"
+    V1_8 = "1.8"
+    V1_6_2 = "1.6.2"
+    PY_XIAOZHI = "py-xiaozhi"
+
+
 class ListenMode(StrEnum):
     """How a device listens: until the server hears the end, until it says so itself, or all the time."""
 
@@ -172,6 +182,7 @@ def device(
     wav: Annotated[list[Path] | None, typer.Option(help="WAV file to say, one turn each; repeatable")] = None,
     mic: Annotated[bool, typer.Option("--mic", help="speak into this machine's microphone; Ctrl-C ends it")] = False,
     mode: Annotated[ListenMode, typer.Option(help="how the device listens")] = ListenMode.AUTO,
+    profile: Annotated[DeviceProfile, typer.Option(help="which generation of firmware it is")] = DeviceProfile.V2_4,
     transport: Annotated[DeviceTransport, typer.Option(help="how it connects; auto: as stock devices choose")] = DeviceTransport.AUTO,
     ws_version: Annotated[int, typer.Option(min=0, max=3, help="binary version over WebSocket; 0: as the server says")] = 0,
     device_id: Annotated[str, typer.Option(help="its MAC address")] = "02:00:00:00:00:01",
@@ -194,6 +205,7 @@ def device(
         recordings=tuple(wav or ()) * repeat,
         live=mic,
         mode=mode.value,
+        profile=profile.value,
         transport=transport.value,
         websocket_version=ws_version,
         device_id=device_id,

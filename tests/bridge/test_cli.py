@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bridge.device.errors import OtaError
+from bridge.device.profiles import PROFILES
 from bridge.errors import OperatorError, explain
 from ota.devices import DeviceFacts, DeviceStore
 from providers.base import ModelMissing, ProviderError, ProviderRejected
@@ -51,6 +53,16 @@ def test_the_start_imports_no_speech_or_language_package() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     heavy = {"numpy", "openai", "onnxruntime", "ctranslate2", "httpx", "uvloop", "starlette", "structlog", "yaml", "settings", "providers"}
     assert heavy.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_device_of_every_generation_can_be_asked_for(tmp_path: Path, profile: str) -> None:
+    """Nobody listens at that address: what is told is that, not that the profile is unknown."""
+    question = ROOT / "examples" / "question_en.wav"
+    result = run("device", "--profile", profile, "--wav", str(question), "--ota-url", "http://127.0.0.1:1/xiaozhi/ota/", cwd=tmp_path)
+    assert (result.returncode, "Invalid value" in result.stderr) == (OtaError.exit_code, False), result.stderr
+    unknown = run("device", "--profile", "0.1", "--wav", str(question), cwd=tmp_path)
+    assert (unknown.returncode, "Invalid value" in unknown.stderr, profile in unknown.stderr) == (2, True, True)
 
 
 def test_wrong_usage_is_exit_code_2(tmp_path: Path) -> None:
