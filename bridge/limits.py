@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ota.token_bucket import TokenBuckets, source_of
 from settings.model import Limits
+from udp_audio.address import plain_ip
 
 MAX_TURNED_AWAY = 10_000
 
@@ -46,11 +47,9 @@ class Gate:
         if not self._exempt:
             return False
         try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
+            parsed = ipaddress.ip_address(plain_ip(address.partition("%")[0]))
         except ValueError:
             return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:  # came by a socket that serves both
-            parsed = parsed.ipv4_mapped
         return any(parsed in network for network in self._exempt)
 
     def admits(self, peer_ip: str) -> bool:

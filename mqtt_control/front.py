@@ -175,14 +175,7 @@ class Front:
         self._all_gone = asyncio.Event()
         self._refusal_log = LogBudget(LOGGED_REFUSALS_PER_MINUTE)
 
-    async def start(
-        self,
-        *,
-        host: str,
-        port: int,
-        ssl: SSLContext | None = None,
-        reuse_port: bool = False,
-    ) -> int:
+    async def start(self, *, host: str, port: int, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
         """Listen on `host` and `port`, with TLS when `ssl` is given; returns the port, a free one for 0.
 
         May be called again for another port. ``::`` serves IPv4 as well. When a name stands for several addresses, give a

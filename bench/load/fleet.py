@@ -14,7 +14,8 @@ import uvloop
 
 from bench.load.cores import pin
 from bench.load.pacing import pacing
-from bench.load.plan import FleetPlan, FleetResult, impairment, mac, raise_file_limit
+from bench.load.plan import FleetPlan, FleetResult, impairment, mac
+from bench.machine import raise_file_limit
 from bridge.device import Device, DeviceOptions, Speech
 from bridge.device.datagram import Received
 from bridge.device.errors import DeviceError

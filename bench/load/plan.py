@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -74,10 +73,3 @@ def impairment(options: dict[str, float], *, seed: int = 0) -> Impairment | None
         return None
     rest = {name: value for name, value in options.items() if name != "seed"}
     return Impairment(seed=int(options.get("seed", 0)) + seed, **rest)
-
-
-def raise_file_limit() -> None:
-    """Each device needs two sockets."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

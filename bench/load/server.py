@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import bridge.app
 from bench.load.cores import end_with_parent, pin
-from bench.load.plan import raise_file_limit
 from bench.load.probe import Probe, WatchedAudioServer, WatchedVad
+from bench.machine import raise_file_limit
 from bridge import logs
 from bridge.app import run_loop, serve
 from bridge.banner import Facts

@@ -21,7 +21,8 @@ import uvloop
 
 from bench.load.cores import pin
 from bench.load.pacing import percentile
-from bench.load.plan import mac, raise_file_limit
+from bench.load.plan import mac
+from bench.machine import raise_file_limit
 from bridge.device import Device, DeviceError, DeviceOptions, Speech, encode_speech
 from bridge.device.codec import Pcm
 from bridge.device.speech import read_wav

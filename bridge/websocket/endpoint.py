@@ -28,6 +28,7 @@ from bridge.transport import TransportListener
 from bridge.websocket.connection import POLICY_VIOLATION, Connection
 from bridge.websocket.framing import FrameVersion, is_frame_version
 from bridge.websocket.stats import WebSocketStats
+from mqtt_control.front import COST_BYTES
 from mqtt_control.identity import NO_CLIENT_ID, DeviceIdentity, IdentityError, parse_mac
 from mqtt_control.messages import Hello, MessageError, parse
 from ota.token_bucket import TokenBuckets, source_of
@@ -42,8 +43,6 @@ RETRY_AFTER_S: Final = 10
 """What is told to whoever comes too often, or when there are too many; as long as devices wait by themselves."""
 MESSAGES_AT_ONCE: Final = 64
 """So many messages of one connection are handled before others have their turn."""
-COST_BYTES: Final = 4096
-"""What a message may have beyond the first ones for the price of one."""
 
 Authenticate = Callable[[DeviceIdentity, str], bool]
 """Whether this token is the device's."""
